@@ -1,0 +1,225 @@
+"""What arguments may be, and how every argument error is worded.
+
+The range of an argument stands in its annotation, once: ``decay: Decay`` is a scalar in
+``[0, 1)``. Every factory of the library is called through `bound`, which reads the
+annotations, refuses what lies outside them by the name that the caller typed, turns
+numbers into Python floats (so that ``1 - decay`` is computed in double precision before
+it meets an array), and gives the call back as text for the `repr`.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+Schedule = Callable[[Any], Any]
+Value = float | jax.Array  # A number, a NumPy scalar, a 0-d array, or a traced one.
+
+
+class Number(NamedTuple):
+    """A scalar in an interval, written as in mathematics: ``"[0, 1)"``."""
+
+    interval: str
+    or_schedule: bool = False
+
+    def __call__(self, value: Any, where: str) -> Any:
+        if self.or_schedule and callable(value):
+            return value
+        kinds = "a number" + (" or a schedule" if self.or_schedule else "")
+        if isinstance(value, bool | np.bool_ | str) or not isinstance(
+            value, int | float | np.number | np.ndarray | jax.Array
+        ):
+            hint = ""
+            if callable(value):
+                hint = " It takes no schedule."
+            raise TypeError(f"{where} must be {kinds}, but got {_show(value)}.{hint}")
+        if jnp.shape(value) != ():
+            raise TypeError(
+                f"{where} must be {kinds}, but got an array of shape {jnp.shape(value)}."
+            )
+        if isinstance(value, jax.core.Tracer):
+            return value  # Its value is not known yet: it is taken on trust.
+        if isinstance(value, jax.Array | np.ndarray | np.number) and not (
+            jnp.issubdtype(value.dtype, jnp.floating)
+            or jnp.issubdtype(value.dtype, jnp.integer)
+        ):
+            raise TypeError(f"{where} must be {kinds}, but got {value.dtype}.")
+        number = float(value)
+        if not self.contains(number):
+            raise ValueError(f"{where} must lie in {self.interval}, but got {value}.")
+        return number
+
+    def contains(self, x: float) -> bool:
+        """Whether `x` lies in the interval; NaN lies in none."""
+        low, high = (float(end) for end in self.interval[1:-1].split(","))
+        above = low <= x if self.interval[0] == "[" else low < x
+        below = x <= high if self.interval[-1] == "]" else x < high
+        return above and below
+
+
+class Integer(NamedTuple):
+    """A Python integer, at least `low`."""
+
+    low: int
+
+    def __call__(self, value: Any, where: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{where} must be an integer, but got {_show(value)}.")
+        if not value >= self.low:
+            raise ValueError(f"{where} must be at least {self.low}, but got {value}.")
+        return int(value)
+
+
+class FloatDtype(NamedTuple):
+    """A real floating dtype, by any name that NumPy knows."""
+
+    def __call__(self, value: Any, where: str) -> Any:
+        try:
+            dtype = jnp.dtype(value)
+        except TypeError:
+            dtype = None
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{where} must be a real floating dtype such as 'float32' or "
+                f"'bfloat16', but got {_show(value)}."
+            )
+        return dtype
+
+
+# The ranges that arguments have, by the names that signatures use.
+Scalar = Annotated[Value, Number("(-inf, inf)")]
+Decay = Annotated[Value, Number("[0, 1)")]
+Fraction = Annotated[Value, Number("[0, 1]")]
+NonNegative = Annotated[Value, Number("[0, inf)")]
+Positive = Annotated[Value, Number("(0, inf)")]
+AtLeastOne = Annotated[Value, Number("[1, inf)")]
+# A limit that switches itself off: clipping at infinity clips nothing.
+Threshold = Annotated[Value, Number("[0, inf]")]
+ScalarOrSchedule = Annotated[Value | Schedule, Number("(-inf, inf)", or_schedule=True)]
+NonNegativeOrSchedule = Annotated[Value | Schedule, Number("[0, inf)", or_schedule=True)]
+Count = Annotated[int, Integer(0)]
+PositiveCount = Annotated[int, Integer(1)]
+StorageDtype = Annotated[Any, FloatDtype()]
+
+
+class Refusal(Exception):
+    """What is wrong with a tree, said by code that does not know for whom it works.
+
+    The boundary (`optimjax.base`) turns it into a `ValueError` or a `TypeError` that
+    begins with the name of the transformation.
+    """
+
+    def __init__(self, kind: type[Exception], message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+class Bound(NamedTuple):
+    """A checked call: its arguments, and the text that would make it again."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    expression: str
+
+
+def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> Bound:
+    """Checks the arguments of a call of `function` against its annotations.
+
+    Raises:
+        TypeError: If an argument is unknown, missing, or of the wrong kind.
+        ValueError: If its value lies outside of its range.
+    """
+    name = function.__name__
+    signature, checks = _contract(function)
+    try:
+        call = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"`{name}{signature}`: {error}.") from None
+    for argument, value in call.arguments.items():
+        if argument in checks:
+            where = f"`{name}({argument}=...)`"
+            call.arguments[argument] = checks[argument](value, where)
+    shown = [*map(_show, args), *(f"{k}={_show(v)}" for k, v in kwargs.items())]
+    return Bound(call.args, call.kwargs, f"{name}({', '.join(shown)})")
+
+
+def domains(function: Callable[..., Any]) -> dict[str, Number]:
+    """The interval of each numeric argument of a factory; for tests of refusals."""
+    wrapped = inspect.unwrap(function)
+    found = {}
+    for name, annotation in inspect.get_annotations(wrapped).items():
+        for mark in _marks(annotation):
+            if isinstance(mark, Number):
+                found[name] = mark
+    return found
+
+
+@functools.cache
+def _contract(function: Callable[..., Any]) -> Any:
+    annotations = inspect.get_annotations(function)
+    checks = {n: c for n, a in annotations.items() if (c := _check(a)) is not None}
+    return inspect.signature(function), checks
+
+
+def _check(annotation: Any) -> Callable[[Any, str], Any] | None:
+    """How to check an argument with this annotation; `None` if it may be anything."""
+    choices = _alternatives(annotation)
+    marks = _marks(annotation)
+    literals = [v for a in choices if get_origin(a) is Literal for v in get_args(a)]
+    optional = type(None) in choices
+
+    def check(value: Any, where: str) -> Any:
+        if optional and value is None:
+            return None
+        if literals:
+            if not isinstance(value, str) or value not in literals:
+                options = ", ".join(map(repr, [*([None] if optional else []), *literals]))
+                raise ValueError(
+                    f"{where} must be one of {options}, but got {_show(value)}."
+                )
+            return value
+        if annotation is bool:
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{where} must be True or False, but got {_show(value)}.")
+            return bool(value)
+        for mark in marks:
+            value = mark(value, where)
+        return value
+
+    return check if marks or literals or annotation is bool else None
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+def _marks(annotation: Any) -> list[Any]:
+    return [
+        mark
+        for a in _alternatives(annotation)
+        if get_origin(a) is Annotated
+        for mark in a.__metadata__
+        if isinstance(mark, Number | Integer | FloatDtype)
+    ]
+
+
+def _show(value: Any) -> str:
+    """A short text for an argument."""
+    if isinstance(value, jax.Array | np.ndarray):
+        kind = "traced" if isinstance(value, jax.core.Tracer) else "array"
+        text = f"<{kind} {value.dtype}{list(value.shape)}>"
+    elif isinstance(value, type) or inspect.isroutine(value):
+        text = value.__name__
+    elif isinstance(value, float) and float(f"{value:g}") == value:
+        text = f"{value:g}"
+    else:
+        text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."

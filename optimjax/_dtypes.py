@@ -1,0 +1,191 @@
+"""The dtype rule.
+
+Arithmetic is done in at least float32, and in the widest of what takes part; state is
+stored in the dtypes that `init` gave it; updates come back in the dtype that holds both
+the gradient leaf and, when params are given, the parameter leaf.
+
+Between those two ends nothing is rounded: `widen` opens a call of `update`, `narrow`
+closes it, and everything in between, however deeply combined, sees wide arrays.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._checks import Refusal
+
+
+def is_none(x: Any) -> bool:
+    """Whether `x` is a leaf that takes no part: no gradient, or no parameter."""
+    return x is None
+
+
+def dtype_of(x: Any) -> np.dtype:
+    """The dtype that `x` has, or would have as an array."""
+    dtype = getattr(x, "dtype", None)
+    return jax.dtypes.canonicalize_dtype(jnp.result_type(x)) if dtype is None else dtype
+
+
+def real_dtype(*arrays: Any) -> np.dtype:
+    """The real dtype in which to compute with `arrays`: float32 at least."""
+    dtypes = [np.dtype(jnp.float32)]
+    for x in arrays:
+        dtype = dtype_of(x)
+        if jnp.issubdtype(dtype, jnp.inexact):
+            dtypes.append(jnp.finfo(dtype).dtype)  # The real part of a complex one.
+    return jnp.result_type(*dtypes) if len(set(dtypes)) > 1 else dtypes[0]
+
+
+def scalar_dtype() -> np.dtype:
+    """The widest real dtype there is: float64 if the user enabled it, else float32."""
+    return jax.dtypes.canonicalize_dtype(np.float64)
+
+
+def with_real(dtype: Any, real: Any) -> np.dtype:
+    """`real`, or the complex dtype over it where `dtype` is complex."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return jnp.result_type(real, jnp.complex64)
+    return np.dtype(real)
+
+
+def cast(x: Any, dtype: Any) -> jax.Array:
+    """`x` in `dtype`, strongly typed; without any operation where it is so already."""
+    if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
+        return x
+    return jax.lax.convert_element_type(x, dtype)
+
+
+def check_inexact(tree: Any, what: str, *, real: bool = False) -> None:
+    """Refuses leaves that are not floating or complex arrays, by their key paths."""
+    if all(_takes_part(leaf, real) for leaf in jax.tree.leaves(tree)):
+        return
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if _takes_part(leaf, real):
+            continue
+        place = f"the leaf {name_of(path)} of {what}"
+        try:
+            dtype = dtype_of(leaf)
+        except TypeError:
+            raise Refusal(
+                TypeError,
+                f"needs arrays, but {place} is a {type(leaf).__name__}. Filter such "
+                "leaves out (replace them by None).",
+            ) from None
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise Refusal(
+                TypeError, f"cannot take complex arrays, but {place} has dtype {dtype}."
+            )
+        raise Refusal(
+            TypeError,
+            f"needs floating or complex arrays, but {place} has dtype {dtype}. Keep "
+            "such leaves out of the optimizer (replace them by None).",
+        )
+
+
+def widen(updates: Any, params: Any) -> tuple[Any, Any]:
+    """The updates in their compute dtypes, and the dtypes in which to return them.
+
+    Raises:
+        Refusal: If the updates are not inexact arrays, or do not match the params.
+    """
+    check_inexact(updates, "the updates")
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
+    if params is None:
+        others = [None] * len(leaves)
+    else:
+        others = match(treedef, leaves, params, "the params")
+    wide, dtypes = [], []
+    for u, p in zip(leaves, others, strict=True):
+        if u is None:
+            wide.append(None)
+            dtypes.append(None)
+            continue
+        dtype = dtype_of(u)
+        if p is not None and jnp.issubdtype(dtype_of(p), jnp.inexact):
+            dtype = jnp.promote_types(dtype, dtype_of(p))
+        dtypes.append(dtype)
+        # Arithmetic wants the wider of the two, and float32 at least. A complex
+        # parameter does not make a real gradient complex.
+        real = jnp.promote_types(jnp.finfo(dtype).dtype, jnp.float32)
+        wide.append(cast(u, with_real(dtype_of(u), real)))
+    return treedef.unflatten(wide), dtypes
+
+
+def narrow(updates: Any, dtypes: list[Any]) -> Any:
+    """Rounds `updates` to the `dtypes` that `widen` promised."""
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
+    if len(leaves) != len(dtypes):  # A foreign transformation changed the structure.
+        return updates
+    return treedef.unflatten(
+        x if x is None or d is None else cast(x, d)
+        for x, d in zip(leaves, dtypes, strict=True)
+    )
+
+
+def match(
+    treedef: Any, leaves: list[Any], other: Any, what: str, *, scalars: bool = False
+) -> list[Any]:
+    """The subtrees of `other`, one for each leaf of the updates.
+
+    Raises:
+        Refusal: If `other` lacks a leaf, has one too many, or has one of another
+            shape. With `scalars`, a 0-d array may stand for a whole leaf.
+    """
+    try:
+        subtrees = treedef.flatten_up_to(other)
+    except (ValueError, TypeError, KeyError):
+        updates = treedef.unflatten(leaves)
+        raise Refusal(ValueError, _difference(updates, other, what)) from None
+    for i, (u, x) in enumerate(zip(leaves, subtrees, strict=True)):
+        if u is None or x is None or not hasattr(x, "shape"):
+            continue
+        if x.shape != jnp.shape(u) and not (scalars and x.shape == ()):
+            place = name_of(_paths(treedef.unflatten(leaves))[i])
+            raise Refusal(
+                ValueError,
+                f"got updates of shape {jnp.shape(u)} at the leaf {place}, where "
+                f"{what} have shape {x.shape}.",
+            )
+    return subtrees
+
+
+def _difference(updates: Any, other: Any, what: str) -> str:
+    ours = {name_of(p): None for p in _paths(updates)}
+    theirs = {name_of(p): None for p in _paths(other)}
+    missing = [p for p in theirs if p not in ours]
+    added = [p for p in ours if p not in theirs]
+    parts = []
+    if missing:
+        parts.append(f"the updates lack {_listed(missing)}")
+    if added:
+        parts.append(f"the updates have {_listed(added)}, which {what} lack")
+    if not parts:
+        parts.append(
+            f"the updates are a {jax.tree.structure(updates)}, {what} a "
+            f"{jax.tree.structure(other)}"
+        )
+    return f"got updates whose structure is not that of {what}: {'; '.join(parts)}."
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ("leaf " if len(names) == 1 else "leaves ") + ", ".join(names[:most]) + more
+
+
+def name_of(path: Any) -> str:
+    """A key path as people write it; the whole tree, where it is a single leaf."""
+    return jax.tree_util.keystr(path) or "(the whole tree)"
+
+
+def _paths(tree: Any) -> list[Any]:
+    return [p for p, _ in jax.tree.leaves_with_path(tree, is_leaf=is_none)]
+
+
+def _takes_part(leaf: Any, real: bool) -> bool:
+    try:
+        dtype = dtype_of(leaf)
+    except TypeError:
+        return False
+    return jnp.issubdtype(dtype, jnp.floating if real else jnp.inexact)

@@ -1,0 +1,453 @@
+"""The interface: a pair of pure functions, and what every such pair is promised.
+
+A transformation is written as two plain functions over trees and returned from a factory
+that carries the decorator `transformation`. The decorator draws the boundary around it,
+once for the whole library: arguments are checked by name, trees by key path, states by
+kind; the call is compiled if nothing around it is; the dtype rule is kept; and the
+`repr` is the expression that made it.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, overload
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from . import _checks, _dtypes
+
+Params: TypeAlias = Any  # A pytree of arrays; None where there is nothing to train.
+Updates: TypeAlias = Any  # A pytree with the structure and the shapes of the params.
+OptState: TypeAlias = Any  # A pytree; each transformation documents its own.
+P = ParamSpec("P")
+
+
+class GradientTransformation(NamedTuple):
+    """A rule for turning gradients into updates, as two pure functions.
+
+    It is the protocol of the JAX ecosystem: what Optax, Flax and Equinox code takes, and
+    a pair made by any of them is taken here.
+
+    Attributes:
+        init: `init(params) -> state`.
+        update: `update(updates, state, params=None, **extra) -> (updates, state)`. Any
+            extra keyword is accepted; what a rule does not need, it ignores.
+    """
+
+    init: Callable[[Params], OptState]
+    update: Callable[..., Any]
+
+    def __repr__(self) -> str:
+        expression = getattr(self.update, "expression", None)
+        if expression is not None:
+            return expression
+        return f"GradientTransformation(init={self.init!r}, update={self.update!r})"
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+# Both lanes in, both lanes out: (updates, gradient, state, params, extra) ->
+# (updates, gradient, state). See `chain`.
+Advance: TypeAlias = Callable[..., tuple[Updates, Updates, OptState]]
+
+
+class _Update:
+    """The `update` of a transformation that the library built, behind its boundary."""
+
+    def __init__(self, advance: Advance, name: str, expression: str, stateless: bool):
+        self.advance = advance
+        self.name = name
+        self.expression = expression
+        self.stateless = stateless
+        self.__name__ = self.__qualname__ = f"{name}.update"
+
+    def __repr__(self) -> str:
+        return f"{self.expression}.update"
+
+    def __call__(
+        self,
+        updates: Updates,
+        state: OptState,
+        params: Params | None = None,
+        *,
+        gradient: Updates | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        call = (updates, state, params, gradient, extra)
+        if not _compilable(call):
+            return self._run(*call)
+        try:
+            return self._compiled(*call)
+        except TypeError:
+            # Perhaps `jit` refused a leaf that is no array; the check says it better.
+            with _named(self.name):
+                _dtypes.check_inexact(updates, "the updates")
+            raise
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., tuple[Updates, OptState]]:
+        return jax.jit(self._run)
+
+    def _run(
+        self,
+        updates: Updates,
+        state: OptState,
+        params: Params | None,
+        gradient: Updates | None,
+        extra: dict[str, Any],
+    ) -> tuple[Updates, OptState]:
+        with _named(self.name):
+            wide, dtypes = _dtypes.widen(updates, params)
+            lane = wide if gradient is None else _dtypes.widen(gradient, params)[0]
+        wide, _, state = self.advance(wide, lane, state, params, extra)
+        return _dtypes.narrow(wide, dtypes), state
+
+
+def _compilable(call: Any) -> bool:
+    """Whether to run `call` as one compiled program.
+
+    Inside of a trace there is one already, and an extra argument that is a function, or
+    anything else that is no array, has to stay Python.
+    """
+    for leaf in jax.tree.leaves(call[-1]):
+        if not isinstance(leaf, jax.Array | float | int | complex) and not hasattr(
+            leaf, "__array__"
+        ):
+            return False
+    return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(call))
+
+
+class _named:
+    """Turns a `Refusal` from within into an error that begins with `name`."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, _checks.Refusal):
+            raise error.kind(f"`{self.name}` {error}") from None
+
+
+@overload
+def transformation(
+    factory: Callable[P, GradientTransformation], /
+) -> Callable[P, GradientTransformation]: ...
+
+
+@overload
+def transformation(
+    *,
+    state: type = EmptyState,
+    smooths: bool = False,
+    real: bool = False,
+    lanes: bool = False,
+) -> Callable[
+    [Callable[P, GradientTransformation]], Callable[P, GradientTransformation]
+]: ...
+
+
+def transformation(
+    factory: Any = None,
+    /,
+    *,
+    state: type = EmptyState,
+    smooths: bool = False,
+    real: bool = False,
+    lanes: bool = False,
+) -> Any:
+    """Makes a factory of plain `(init, update)` pairs a member of the library.
+
+    The factory returns `GradientTransformation(init, update)` with two plain functions
+    over trees, `init(params)` and `update(updates, state, params=None, **extra)`, or
+    simply a `chain` of other transformations. What it says by its signature is kept:
+
+    - An argument annotated with a range (`Decay`, `NonNegative`, ... in
+      `optimjax.typing`) is refused outside of it, by name, NaN included.
+    - `params` without a default in `update` are required, and so is every keyword-only
+      argument without one; what is missing is named. `**extra` takes all the rest.
+    - A keyword-only argument `gradient` is given the gradient that `updates` came from,
+      whatever the stages between have made of it (see `chain`).
+
+    Inside, updates are in at least float32 (see the dtype rule in `chain`), and a call
+    with concrete arrays runs as one compiled program.
+
+    Args:
+        factory: The function to decorate.
+        state: The `NamedTuple` class of the state; `EmptyState` if there is none. A
+            state of another kind is refused.
+        smooths: Whether the transformation only smooths: later stages then still take
+            the same `gradient`. Otherwise they take what comes out of this one.
+        real: Whether complex arrays are refused.
+        lanes: For combinators, whose plain `update` takes `(updates, gradient, state,
+            params, extra)` and returns `(updates, gradient, state)`.
+
+    Returns:
+        The factory, with checks; its transformations know the expression that made them.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> @ox.transformation
+        ... def flip():
+        ...     def init(params):
+        ...         return ox.EmptyState()
+        ...     def update(updates, state, params=None, **extra):
+        ...         return ox.tree.leafwise(lambda g: -g, updates), state
+        ...     return ox.GradientTransformation(init, update)
+        >>> ox.chain(flip(), ox.scale(2.0))
+        chain(flip(), scale(2))
+    """
+    if factory is None:
+        return functools.partial(
+            _member, state=state, smooths=smooths, real=real, lanes=lanes
+        )
+    return _member(factory, state=state, smooths=smooths, real=real, lanes=lanes)
+
+
+def _member(
+    factory: Callable[..., GradientTransformation],
+    *,
+    state: type,
+    smooths: bool,
+    real: bool,
+    lanes: bool,
+) -> Callable[..., GradientTransformation]:
+    name = factory.__name__
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> GradientTransformation:
+        call = _checks.bound(factory, args, kwargs)
+        init, update = factory(*call.args, **call.kwargs)
+        if isinstance(update, _Update):  # An alias: an expression of other members.
+            advance, stateless = update.advance, update.stateless
+        elif lanes:
+            advance, stateless = update, False
+        else:
+            advance = _rule(update, name, state, smooths)
+            init, stateless = _checked_init(init, name, real), state is EmptyState
+        return GradientTransformation(
+            init, _Update(advance, name, call.expression, stateless)
+        )
+
+    return make
+
+
+def _checked_init(
+    init: Callable[[Params], OptState], name: str, real: bool
+) -> Callable[[Params], OptState]:
+    @functools.wraps(init)
+    def checked(params: Params) -> OptState:
+        with _named(name):
+            _dtypes.check_inexact(params, "the params", real=real)
+            return init(params)
+
+    return checked
+
+
+def _rule(
+    update: Callable[..., tuple[Updates, OptState]],
+    name: str,
+    state_type: type,
+    smooths: bool,
+) -> Advance:
+    needs_params, needed = _needs(update)
+
+    def advance(
+        updates: Updates,
+        gradient: Updates,
+        state: OptState,
+        params: Params | None,
+        extra: dict[str, Any],
+    ) -> tuple[Updates, Updates, OptState]:
+        if not isinstance(state, state_type):
+            raise TypeError(
+                f"`{name}` needs a state of its own kind, `{state_type.__name__}`, but "
+                f"got a `{type(state).__name__}`. Was it made by the `init` of another "
+                "optimizer?"
+            )
+        if needs_params and params is None:
+            raise ValueError(
+                f"`{name}` needs the current parameters: call `update(updates, state, "
+                "params)`."
+            )
+        for argument in needed:
+            if argument not in extra:
+                raise TypeError(
+                    f"`{name}` needs the argument `{argument}`: call `update(updates, "
+                    f"state, params, {argument}=...)`."
+                )
+        with _named(name):
+            out, state = update(updates, state, params, gradient=gradient, **extra)
+        return out, gradient if smooths else out, state
+
+    return advance
+
+
+def _needs(update: Callable[..., Any]) -> tuple[bool, list[str]]:
+    """Whether `update` needs the params, and which extra arguments it needs."""
+    _, _, params, *rest = inspect.signature(update).parameters.values()
+    needed = [
+        p.name
+        for p in rest
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name != "gradient"
+    ]
+    return params.default is params.empty, needed
+
+
+def advance(
+    stage: GradientTransformation,
+    updates: Updates,
+    gradient: Updates,
+    state: OptState,
+    params: Params | None,
+    extra: dict[str, Any],
+) -> tuple[Updates, Updates, OptState]:
+    """Runs one stage on both lanes; for combinators. The arrays are wide already."""
+    if isinstance(stage.update, _Update):
+        return stage.update.advance(updates, gradient, state, params, extra)
+    taken = _taken(stage.update, {"gradient": gradient, **extra})
+    updates, new_state = stage.update(updates, state, params, **taken)
+    return updates, updates, _in_dtypes_of(state, new_state)
+
+
+def stage_name(stage: GradientTransformation) -> str:
+    """The name of the factory that made `stage`, foreign ones included."""
+    name = getattr(stage.update, "name", None)
+    return name or getattr(stage.update, "__qualname__", "stage").split(".")[0]
+
+
+def is_stateless(stage: GradientTransformation) -> bool:
+    """Whether `stage` is known to keep an `EmptyState`."""
+    return getattr(stage.update, "stateless", False)
+
+
+def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Those of the extra arguments that a foreign `update` takes."""
+    parameters = inspect.signature(update).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return extra
+    names = {p.name for p in parameters}
+    return {k: v for k, v in extra.items() if k in names}
+
+
+def _in_dtypes_of(old: OptState, new: OptState) -> OptState:
+    """A foreign state, held to its dtypes: it was given wider updates than `init` saw."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        return new
+    return jax.tree.map(
+        lambda o, n: n if jnp.result_type(o) == jnp.result_type(n) else n.astype(o),
+        old,
+        new,
+    )
+
+
+@transformation(smooths=True)
+def identity() -> GradientTransformation:
+    """Passes updates through unchanged; the unit of `chain`.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.identity()
+        >>> updates, _ = t.update(jnp.array([1.0, -2.0]), t.init(jnp.zeros(2)))
+        >>> print(updates)
+        [ 1. -2.]
+    """
+
+    def init(params: Params) -> EmptyState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, EmptyState]:
+        del params, extra
+        return updates, state
+
+    return GradientTransformation(init, update)
+
+
+@transformation
+def stateless(
+    f: Callable[[Updates, Params | None], Updates],
+) -> GradientTransformation:
+    """Makes a transformation of a function that remembers nothing.
+
+    Args:
+        f: `f(updates, params) -> updates`, over whole trees. `params` is `None` unless
+            the caller of `update` gives them.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`.
+
+    Raises:
+        TypeError: If `f` is not a function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optimjax as ox
+        >>> double = ox.stateless(lambda updates, params: jax.tree.map(
+        ...     lambda u: 2 * u, updates))
+        >>> updates, _ = double.update(jnp.array([1.0, 2.0]), double.init(jnp.zeros(2)))
+        >>> print(updates)
+        [2. 4.]
+    """
+    if not callable(f):
+        raise TypeError(f"`stateless(f=...)` must be a function, but got {f!r}.")
+
+    def init(params: Params) -> EmptyState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, EmptyState]:
+        del extra
+        return f(updates, params), state
+
+    return GradientTransformation(init, update)
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """Adds `updates` to `params`, in the dtype of each parameter.
+
+    The sum is rounded once: it is taken in the wider of the two dtypes.
+
+    Args:
+        params: A tree of arrays.
+        updates: A tree of the same structure and shapes. Where it has `None`, the
+            parameter stays what it is.
+
+    Returns:
+        The new params, with the structure, shapes and dtypes of `params`.
+
+    Raises:
+        ValueError: If the trees differ, by the key path of the leaf.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = ox.apply_updates(
+        ...     {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -0.5])}
+        ... )
+        >>> print(params["w"])
+        [1.5 1.5]
+    """
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+    with _named("apply_updates"):
+        old = _dtypes.match(treedef, leaves, params, "the params")
+
+    def add(p: Any, u: Any) -> Any:
+        if u is None or p is None:
+            return p
+        dtype = _dtypes.dtype_of(p)
+        wide = jnp.promote_types(dtype, _dtypes.dtype_of(u))
+        return _dtypes.cast(_dtypes.cast(p, wide) + _dtypes.cast(u, wide), dtype)
+
+    return treedef.unflatten(map(add, old, leaves))

@@ -1,0 +1,1 @@
+"""Transformations in, one transformation out."""

@@ -1,0 +1,107 @@
+"""One after another."""
+
+from typing import Any
+
+from .. import base
+from ..base import GradientTransformation, OptState, Params, Updates, transformation
+
+
+@transformation(lanes=True)
+def chain(*transforms: GradientTransformation) -> GradientTransformation:
+    r"""Applies `transforms` from left to right; `chain()` is the identity.
+
+    Two things travel along a chain. The *direction* is what each stage turns into
+    something else, in the end into the updates. The *gradient* is what the direction came
+    from: stages that only smooth (`scale_by_momentum`, `add_bias_correction`, `ema`)
+    change the direction and leave the gradient alone; after any other stage (clipping,
+    weight decay, noise, a foreign transformation) both are that stage's output. So
+    `scale_by_rms`, which takes its second moment from the gradient and divides the
+    direction by its root, means the right thing wherever it stands:
+
+    - `scale_by_momentum(b1, dampening=b1), add_bias_correction(b1),
+      scale_by_rms(b2, eps, bias_correction=True), scale_by_learning_rate(lr)` is Adam;
+    - `scale_by_rms(b2, eps), scale_by_momentum(b1), scale_by_learning_rate(lr)` is
+      RMSprop with momentum.
+
+    Chains nest: however stages are grouped, the updates are the same.
+
+    The dtype rule, for every transformation of the library and so for a whole chain:
+    arithmetic is done in at least float32, state keeps the dtypes that `init` gave it,
+    and updates come back in the dtype that holds both the gradient leaf and, when params
+    are given, the parameter leaf. Nothing is rounded between stages.
+
+    Args:
+        *transforms: Transformations, of this library or of any other with the same
+            protocol (Optax's go in as they are). Extra keyword arguments of `update`
+            reach every one that takes them.
+
+    Returns:
+        A `GradientTransformation`. Its state is a dict from the name of each stage that
+        has a state (a second one of a name is `name_2`) to that state, so that the path
+        of every leaf says to which stage and slot it belongs.
+
+    Raises:
+        TypeError: If an argument is no transformation; in `update`, if the state is not
+            one of such a chain.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.chain(ox.clip(1.0), ox.scale_by_momentum(0.9), ox.scale(-0.5))
+        >>> state = t.init(jnp.zeros(2))
+        >>> updates, state = t.update(jnp.array([5.0, 0.5]), state)
+        >>> print(updates)
+        [-0.5  -0.25]
+        >>> print(state["scale_by_momentum"].momentum)
+        [1.  0.5]
+    """
+    names: list[str] = []
+    for i, stage in enumerate(transforms):
+        if not (hasattr(stage, "init") and hasattr(stage, "update")):
+            name = getattr(stage, "__name__", None)
+            hint = f" Did you mean `{name}(...)`?" if name else ""
+            raise TypeError(
+                f"`chain` takes transformations, but argument {i} is {stage!r}.{hint}"
+            )
+        names.append(_unused(base.stage_name(stage), names))
+    stages = list(zip(names, transforms, strict=True))
+    kept = {n for n, stage in stages if not base.is_stateless(stage)}
+
+    def init(params: Params) -> OptState:
+        states = {name: stage.init(params) for name, stage in stages}
+        return {name: state for name, state in states.items() if name in kept}
+
+    def advance(
+        updates: Updates,
+        gradient: Updates,
+        state: OptState,
+        params: Params | None,
+        extra: dict[str, Any],
+    ) -> tuple[Updates, Updates, OptState]:
+        if not isinstance(state, dict) or set(state) != kept:
+            got = sorted(state) if isinstance(state, dict) else type(state).__name__
+            raise TypeError(
+                f"`chain` needs a state with the stages {sorted(kept)}, but got {got}. "
+                "Was it made by the `init` of another optimizer?"
+            )
+        new_state = {}
+        for name, stage in stages:
+            updates, gradient, s = base.advance(
+                stage, updates, gradient, state.get(name, _EMPTY), params, extra
+            )
+            if name in kept:
+                new_state[name] = s
+        return updates, gradient, new_state
+
+    return GradientTransformation(init, advance)
+
+
+_EMPTY = base.EmptyState()
+
+
+def _unused(name: str, taken: list[str]) -> str:
+    """`name`, or the first of `name_2`, `name_3`, ... that is not taken."""
+    candidate, n = name, 1
+    while candidate in taken:
+        n += 1
+        candidate = f"{name}_{n}"
+    return candidate

@@ -1,0 +1,121 @@
+"""Arithmetic with care: what happens at zero, near one, and at the end of the integers.
+
+For rules, those of users included: the functions of one array say what they give where
+the plain operation has no answer, and have finite derivatives there; the numbers that
+all leaves share (counts, bias corrections, hyperparameters in force) are computed in the
+widest dtype there is, once a step.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import _dtypes
+
+
+def abs_sq(x: jax.Array) -> jax.Array:
+    """The square of the modulus, real also for complex `x`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> print(numerics.abs_sq(jnp.array([3 + 4j])))
+        [25.]
+    """
+    if jnp.iscomplexobj(x):
+        return jnp.square(x.real) + jnp.square(x.imag)
+    return jnp.square(x)
+
+
+def modulus(x: jax.Array) -> jax.Array:
+    """The absolute value, with derivative zero at zero (for complex `x`, too)."""
+    if not jnp.iscomplexobj(x):
+        return jnp.abs(x)
+    nonzero = x != 0
+    return jnp.where(nonzero, jnp.abs(jnp.where(nonzero, x, 1)), 0)
+
+
+def sqrt(x: Any) -> jax.Array:
+    """The square root of `x >= 0`, with derivative zero, not infinity, at zero.
+
+    Negative `x`, which only rounding can bring about, count as zero. NaN stays NaN.
+
+    Example:
+        >>> import jax
+        >>> from optimjax import numerics
+        >>> print(jax.grad(numerics.sqrt)(0.0))
+        0.0
+    """
+    dead = x <= 0
+    return jnp.where(dead, 0, jnp.sqrt(jnp.where(dead, 1, x)))
+
+
+def divide(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x / y`, and zero, with finite derivatives, where `y` is zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> print(numerics.divide(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0])))
+        [0.5 0. ]
+    """
+    dead = y == 0
+    return jnp.where(dead, 0, x / jnp.where(dead, 1, y))
+
+
+def lerp(start: Any, end: Any, weight: Any) -> Any:
+    """`start + weight (end - start)`: a step of a running mean with decay `1 - weight`.
+
+    For a decay near one this is far more exact than `decay * start + weight * end`:
+    0.999 and 0.001, each rounded to float32, sum to 1 + 1.3e-8, and a long-run mean of
+    ones tends to 1 + 1.3e-5; this form tends to 1.
+    """
+    return start + weight * (end - start)
+
+
+def increment(count: jax.Array) -> jax.Array:
+    """`count + 1`, which stays at the largest integer once there.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> print(numerics.increment(jnp.int32(2**31 - 1)))
+        2147483647
+    """
+    largest = jnp.iinfo(count.dtype).max
+    return jnp.where(count < largest, count + 1, largest)
+
+
+def as_scalar(x: Any) -> jax.Array:
+    """`x` in the widest real dtype there is (float64 if enabled, else float32)."""
+    return _dtypes.cast(x, _dtypes.scalar_dtype())
+
+
+def at_step(hyperparameter: Any, count: jax.Array) -> Any:
+    """The value in force: that of a schedule at `count`, or the number itself."""
+    if callable(hyperparameter):
+        return as_scalar(hyperparameter(count))
+    return hyperparameter
+
+
+def one_minus_power(decay: Any, exponent: Any) -> jax.Array:
+    """`1 - decay**exponent` for `0 <= decay < 1`, to the last digits.
+
+    Computed as `-expm1(exponent * log(decay))`, with the logarithm in double precision
+    for a Python `decay`. Taken literally in float32, a decay of 0.999 gives `1.29e-5`
+    too much, relatively, at the first step, and one of 0.99999 `1.4e-3`.
+
+    Example:
+        >>> from optimjax import numerics
+        >>> print(numerics.one_minus_power(0.999, 1))
+        0.001
+    """
+    exponent = as_scalar(exponent)
+    if isinstance(decay, float | int):
+        log = math.log(decay) if decay > 0 else -math.inf
+    else:  # The largest of: a traced decay of 0 is a value like others.
+        decay = as_scalar(decay)
+        log = jnp.log(jnp.maximum(decay, jnp.finfo(decay.dtype).tiny))
+    return -jnp.expm1(exponent * log)

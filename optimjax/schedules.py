@@ -1,0 +1,725 @@
+"""Schedules: functions from the step to a value, for rates that change.
+
+Step 0 is the first step. A schedule takes a Python integer, a traced int32, or an array
+of steps, and returns float32 (float64 if the user enabled it). What it is called with is
+compared and subtracted as integers, so that it stays exact past 2^24 steps.
+
+Any function of the step is a schedule; those made here know the expression that made
+them, which is their `repr`.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec
+
+import jax
+import jax.numpy as jnp
+
+from . import _checks
+from .numerics import as_scalar
+from .typing import (
+    AtLeastOne,
+    Count,
+    Fraction,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveCount,
+    Scalar,
+    ScalarOrSchedule,
+    Schedule,
+)
+
+P = ParamSpec("P")
+
+
+class _Schedule:
+    """A function of the step that shows the expression that made it."""
+
+    def __init__(self, function: Schedule, name: str, expression: str):
+        self.function = function
+        self.expression = expression
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(self, count: Any) -> jax.Array:
+        return as_scalar(self.function(jnp.asarray(count)))
+
+    def __repr__(self) -> str:
+        return self.expression
+
+
+def _schedule(factory: Callable[P, Schedule]) -> Callable[P, Schedule]:
+    """Checks the arguments of a factory by name, and names its schedules."""
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+        call = _checks.bound(factory, args, kwargs)
+        function = factory(*call.args, **call.kwargs)
+        return _Schedule(function, factory.__name__, call.expression)
+
+    return make
+
+
+def _since(count: jax.Array, begin: int, steps: int) -> jax.Array:
+    """The fraction of `steps` that is over, from 0 to 1."""
+    return as_scalar(jnp.clip(count - begin, 0, steps)) / steps
+
+
+@_schedule
+def constant_schedule(value: Scalar) -> Schedule:
+    """The same `value` at every step.
+
+    Args:
+        value: Any finite number. May be traced.
+
+    Raises:
+        ValueError: If it is not finite.
+
+    Example:
+        >>> import optimjax as ox
+        >>> print(ox.constant_schedule(0.1)(1000))
+        0.1
+    """
+    return lambda count: jnp.broadcast_to(as_scalar(value), count.shape)
+
+
+@_schedule
+def polynomial_schedule(
+    init_value: Scalar,
+    end_value: Scalar,
+    power: NonNegative,
+    transition_steps: Count,
+    transition_begin: Count = 0,
+) -> Schedule:
+    r"""Moves from one value to another along a power of the time that is left.
+
+    $$ f(t) = (I - E)\,\Bigl(1 - \frac{t - B}{T}\Bigr)^{p} + E, $$
+
+    with $t$ held to $[B, B + T]$. TensorFlow's `PolynomialDecay` and PyTorch's
+    `PolynomialLR` (there $E = 0$).
+
+    Args:
+        init_value: $I$, up to step $B$.
+        end_value: $E$, from step $B + T$.
+        power: $p \ge 0$.
+        transition_steps: $T$; with 0, $I$ stays (as in Optax).
+        transition_begin: $B$.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.polynomial_schedule(1.0, 0.0, power=2, transition_steps=4)
+        >>> [float(f(t)) for t in (0, 2, 4, 9)]
+        [1.0, 0.25, 0.0, 0.0]
+    """
+
+    def value(count: jax.Array) -> Any:
+        left = 1 - _since(count, transition_begin, transition_steps or 1)
+        if transition_steps == 0:
+            left = jnp.ones_like(left)
+        return (init_value - end_value) * left**power + end_value
+
+    return value
+
+
+@_schedule
+def linear_schedule(
+    init_value: Scalar,
+    end_value: Scalar,
+    transition_steps: Count,
+    transition_begin: Count = 0,
+) -> Schedule:
+    r"""Moves from one value to another in a straight line.
+
+    $f(t) = I + \frac{t - B}{T} (E - I)$ with $t$ held to $[B, B + T]$:
+    `polynomial_schedule` with power 1. PyTorch's `LinearLR`.
+
+    Args:
+        init_value: $I$, up to step $B$.
+        end_value: $E$, from step $B + T$.
+        transition_steps: $T$; with 0, $I$ stays (as in Optax).
+        transition_begin: $B$.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.linear_schedule(0.0, 1.0, transition_steps=4)
+        >>> [float(f(t)) for t in (0, 1, 4, 9)]
+        [0.0, 0.25, 1.0, 1.0]
+    """
+    return polynomial_schedule(
+        init_value, end_value, 1.0, transition_steps, transition_begin
+    )
+
+
+@_schedule
+def exponential_decay(
+    init_value: Scalar,
+    transition_steps: Count,
+    decay_rate: Positive,
+    transition_begin: Count = 0,
+    staircase: bool = False,
+    end_value: Scalar | None = None,
+) -> Schedule:
+    r"""Multiplies by a rate every so many steps, smoothly or in stairs.
+
+    $f(t) = I\, r^{(t - B) / T}$ from step $B$ on, $I$ before; with `staircase` the exponent
+    is rounded down, and the value falls every $T$ steps. Keras' `ExponentialDecay`;
+    PyTorch's `ExponentialLR` is $T = 1$, its `StepLR` is `staircase`, TensorFlow 1's
+    `natural_exp_decay` is $r = e^{-k}$.
+
+    Args:
+        init_value: $I$.
+        transition_steps: $T$; with 0, $I$ stays (as in Optax).
+        decay_rate: $r > 0$.
+        transition_begin: $B$.
+        staircase: Whether to fall in stairs.
+        end_value: Where to stop: a lower bound if $r < 1$, else an upper bound.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.exponential_decay(1.0, transition_steps=10, decay_rate=0.25)
+        >>> [float(f(t)) for t in (0, 5, 10)]
+        [1.0, 0.5, 0.25]
+        >>> f = ox.exponential_decay(1.0, 10, 0.25, staircase=True)
+        >>> [float(f(t)) for t in (0, 5, 10)]
+        [1.0, 1.0, 0.25]
+    """
+
+    def value(count: jax.Array) -> Any:
+        if transition_steps == 0:
+            return jnp.broadcast_to(as_scalar(init_value), count.shape)
+        t = jnp.maximum(count - transition_begin, 0)
+        if staircase:
+            exponent = as_scalar(t // transition_steps)
+        else:
+            exponent = as_scalar(t) / transition_steps
+        decayed = init_value * jnp.power(decay_rate, exponent)
+        if end_value is not None:
+            falling = decay_rate < 1
+            decayed = jnp.where(
+                falling,
+                jnp.maximum(decayed, end_value),
+                jnp.minimum(decayed, end_value),
+            )
+        return decayed
+
+    return value
+
+
+@_schedule
+def inverse_time_decay(
+    init_value: Scalar,
+    transition_steps: PositiveCount,
+    decay_rate: NonNegative,
+    *,
+    staircase: bool = False,
+) -> Schedule:
+    r"""Divides by a number that grows with time: $f(t) = I / (1 + r\,t / T)$.
+
+    With `staircase`, $t / T$ is rounded down. Keras' and TensorFlow's
+    `InverseTimeDecay`; with $T = 1$, the `decay` of Keras 2 and the `lr_decay` of
+    PyTorch's Adagrad.
+
+    Args:
+        init_value: $I$.
+        transition_steps: $T$.
+        decay_rate: $r \ge 0$.
+        staircase: Whether to fall in stairs.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.inverse_time_decay(1.0, transition_steps=10, decay_rate=1.0)
+        >>> [float(f(t)) for t in (0, 10, 30)]
+        [1.0, 0.5, 0.25]
+    """
+
+    def value(count: jax.Array) -> Any:
+        if staircase:
+            periods = as_scalar(count // transition_steps)
+        else:
+            periods = as_scalar(count) / transition_steps
+        return init_value / (1 + decay_rate * periods)
+
+    return value
+
+
+@_schedule
+def piecewise_constant_schedule(
+    init_value: Scalar, boundaries_and_scales: Mapping[int, Any] | None = None
+) -> Schedule:
+    """Multiplies the value by a scale at each boundary.
+
+    The value changes *at* the boundary: `{100: 0.1}` takes a tenth from step 100 on, as in
+    Optax and PyTorch's `MultiStepLR`. TensorFlow and Keras change one step later.
+
+    Args:
+        init_value: The value before the first boundary.
+        boundaries_and_scales: For each boundary, a step, the scale >= 0.
+
+    Raises:
+        ValueError: If a boundary or a scale is negative.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.piecewise_constant_schedule(1.0, {10: 0.5, 20: 0.1})
+        >>> [round(float(f(t)), 3) for t in (9, 10, 19, 20)]
+        [1.0, 0.5, 0.5, 0.05]
+    """
+    steps, scales = _sorted_scales(boundaries_and_scales, "piecewise_constant_schedule")
+
+    def value(count: jax.Array) -> Any:
+        now, current = jnp.broadcast_to(as_scalar(init_value), count.shape), init_value
+        for step, scale in zip(steps, scales, strict=True):
+            current = current * scale
+            now = jnp.where(count >= step, as_scalar(current), now)
+        return now
+
+    return value
+
+
+def _sorted_scales(
+    boundaries_and_scales: Mapping[int, Any] | None, name: str
+) -> tuple[list[int], list[float]]:
+    where = f"`{name}(boundaries_and_scales=...)`"
+    steps, scales = [], []
+    for step, scale in sorted((boundaries_and_scales or {}).items()):
+        steps.append(_checks.Integer(0)(step, f"each step of {where}"))
+        scales.append(Number("[0, inf)")(scale, f"each scale of {where}"))
+    return steps, scales
+
+
+@_schedule
+def cosine_decay_schedule(
+    init_value: Scalar,
+    decay_steps: PositiveCount,
+    alpha: Scalar = 0.0,
+    exponent: NonNegative = 1.0,
+) -> Schedule:
+    r"""Falls along half a cosine.
+
+    $$ f(t) = I\,\Bigl((1 - \alpha)\,\bigl[\tfrac12 (1 + \cos \tfrac{\pi t}{T})\bigr]^{p}
+       + \alpha\Bigr) $$
+
+    up to step $T$, and $\alpha I$ from there. Keras' `CosineDecay`. PyTorch's
+    `CosineAnnealingLR(T_max=T, eta_min=alpha*I)` is the same up to $T$, then rises again.
+
+    Args:
+        init_value: $I$.
+        decay_steps: $T$.
+        alpha: $\alpha$, the fraction of $I$ that is left (not a rate).
+        exponent: $p \ge 0$.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.cosine_decay_schedule(1.0, decay_steps=10, alpha=0.2)
+        >>> [round(float(f(t)), 3) for t in (0, 5, 10, 99)]
+        [1.0, 0.6, 0.2, 0.2]
+
+    References:
+        I. Loshchilov and F. Hutter, [SGDR: stochastic gradient descent with warm
+        restarts](https://arxiv.org/abs/1608.03983), 2017.
+    """
+
+    def value(count: jax.Array) -> Any:
+        wave = _half_cosine(_since(count, 0, decay_steps)) ** exponent
+        return init_value * ((1 - alpha) * wave + alpha)
+
+    return value
+
+
+def _half_cosine(fraction: jax.Array) -> jax.Array:
+    """From 1 at 0 to 0 at 1."""
+    return 0.5 * (1 + jnp.cos(math.pi * fraction))
+
+
+@_schedule
+def cosine_restarts_schedule(
+    init_value: Scalar,
+    first_decay_steps: PositiveCount,
+    t_mul: AtLeastOne = 2.0,
+    m_mul: NonNegative = 1.0,
+    alpha: Scalar = 0.0,
+) -> Schedule:
+    r"""Falls along half a cosine, again and again, each time more slowly.
+
+    Cycle $i = 0, 1, \dots$ takes $T\,k^i$ steps and falls from $I\,c^i$ as
+    `cosine_decay_schedule` does. Keras' `CosineDecayRestarts`; PyTorch's
+    `CosineAnnealingWarmRestarts(T_0, T_mult)` is $k$ = `T_mult`, $c = 1$.
+
+    Args:
+        init_value: $I$.
+        first_decay_steps: $T$.
+        t_mul: $k \ge 1$, by how much each cycle is longer than the last. Keras' default
+            is 2, PyTorch's 1.
+        m_mul: $c \ge 0$, by how much its start is higher.
+        alpha: The fraction that is left at the end of a cycle.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.cosine_restarts_schedule(1.0, first_decay_steps=10)
+        >>> [round(float(f(t)), 3) for t in (0, 5, 10, 20, 30)]
+        [1.0, 0.5, 1.0, 0.5, 1.0]
+
+    References:
+        I. Loshchilov and F. Hutter, [SGDR: stochastic gradient descent with warm
+        restarts](https://arxiv.org/abs/1608.03983), 2017.
+    """
+
+    def value(count: jax.Array) -> Any:
+        if isinstance(t_mul, float) and t_mul == 1:
+            cycle = as_scalar(count // first_decay_steps)
+            fraction = as_scalar(count % first_decay_steps) / first_decay_steps
+        else:
+            t = as_scalar(count)
+
+            def start(i: jax.Array) -> jax.Array:
+                return first_decay_steps * (jnp.power(t_mul, i) - 1) / (t_mul - 1)
+
+            i = jnp.floor(jnp.log1p(t / first_decay_steps * (t_mul - 1)) / jnp.log(t_mul))
+            # The logarithm may fall on the wrong side of a restart.
+            i = jnp.where(t < start(i), i - 1, i)
+            cycle = jnp.where(t >= start(i + 1), i + 1, i)
+            length = first_decay_steps * jnp.power(t_mul, cycle)
+            fraction = (t - start(cycle)) / length
+        top = jnp.power(as_scalar(m_mul), cycle)
+        return init_value * ((1 - alpha) * top * _half_cosine(fraction) + alpha)
+
+    return value
+
+
+@_schedule
+def join_schedules(
+    schedules: Sequence[ScalarOrSchedule], boundaries: Sequence[int]
+) -> Schedule:
+    """Follows one schedule after another, each counting its steps from 0.
+
+    Args:
+        schedules: Schedules, or numbers for constant ones; one at least.
+        boundaries: The steps at which the second, third, ... take over; ascending, one
+            less than `schedules`.
+
+    Raises:
+        ValueError: If the numbers of schedules and boundaries do not fit, or the
+            boundaries do not ascend.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.join_schedules([ox.linear_schedule(0.0, 1.0, 4), 0.5], [4])
+        >>> [float(f(t)) for t in (0, 2, 3, 4)]
+        [0.0, 0.5, 0.75, 0.5]
+    """
+    schedules, boundaries = list(schedules), list(boundaries)
+    if len(schedules) != len(boundaries) + 1:
+        raise ValueError(
+            "`join_schedules(boundaries=...)` must be one fewer than the schedules, but "
+            f"got {len(boundaries)} for {len(schedules)} schedules."
+        )
+    if any(a > b for a, b in itertools.pairwise([0, *boundaries])):
+        raise ValueError(
+            "`join_schedules(boundaries=...)` must be steps in ascending order, but got "
+            f"{boundaries}."
+        )
+    functions = [s if callable(s) else constant_schedule(s) for s in schedules]
+
+    def value(count: jax.Array) -> Any:
+        now = as_scalar(functions[0](count))
+        for boundary, f in zip(boundaries, functions[1:], strict=True):
+            # Before its time a schedule is asked for step 0, never for a negative one.
+            then = as_scalar(f(jnp.maximum(count - boundary, 0)))
+            now = jnp.where(count < boundary, now, then)
+        return now
+
+    return value
+
+
+@_schedule
+def warmup_schedule(
+    schedule: ScalarOrSchedule, warmup_steps: Count, init_value: Scalar = 0.0
+) -> Schedule:
+    r"""Rises in a straight line to where a schedule begins, then follows it from there.
+
+    $f(t) = I + \frac{t}{W} (g(0) - I)$ for $t < W$, and $g(t - W)$ from then on.
+
+    Args:
+        schedule: $g$, a schedule, or a number for a constant one.
+        warmup_steps: $W$; with 0 there is no warmup.
+        init_value: $I$, the value at step 0.
+
+    Raises:
+        ValueError: If `warmup_steps` is negative or a number is not finite.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.warmup_schedule(ox.cosine_decay_schedule(1.0, 10), warmup_steps=4)
+        >>> [round(float(f(t)), 3) for t in (0, 2, 4, 9, 14)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    after = schedule if callable(schedule) else constant_schedule(schedule)
+
+    def value(count: jax.Array) -> Any:
+        peak = as_scalar(after(jnp.zeros((), jnp.int32)))
+        rise = init_value + _since(count, 0, max(warmup_steps, 1)) * (peak - init_value)
+        then = as_scalar(after(jnp.maximum(count - warmup_steps, 0)))
+        return jnp.where(count < warmup_steps, rise, then)
+
+    return value
+
+
+@_schedule
+def warmup_constant_schedule(
+    init_value: Scalar, peak_value: Scalar, warmup_steps: Count
+) -> Schedule:
+    """Rises in a straight line, then stays: `warmup_schedule` before a constant.
+
+    Args:
+        init_value: The value at step 0.
+        peak_value: The value from step `warmup_steps` on.
+        warmup_steps: The length of the rise.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.warmup_constant_schedule(0.0, 1.0, warmup_steps=4)
+        >>> [float(f(t)) for t in (0, 2, 4, 9)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+    return warmup_schedule(peak_value, warmup_steps, init_value)
+
+
+@_schedule
+def warmup_cosine_decay_schedule(
+    init_value: Scalar,
+    peak_value: Scalar,
+    warmup_steps: Count,
+    decay_steps: PositiveCount,
+    end_value: Scalar = 0.0,
+    exponent: NonNegative = 1.0,
+) -> Schedule:
+    """Rises in a straight line, then falls along half a cosine.
+
+    Args:
+        init_value: The value at step 0.
+        peak_value: The value at step `warmup_steps`.
+        warmup_steps: The length of the rise.
+        decay_steps: The length of the whole, warmup included, as in Optax; Keras'
+            `CosineDecay` counts them without.
+        end_value: The value from step `decay_steps` on.
+        exponent: As in `cosine_decay_schedule`.
+
+    Raises:
+        ValueError: If an argument lies outside of its range, or the warmup does not end
+            before the decay.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.warmup_cosine_decay_schedule(0.0, 1.0, 4, decay_steps=14)
+        >>> [round(float(f(t)), 3) for t in (0, 2, 4, 9, 14)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if not decay_steps > warmup_steps:
+        raise ValueError(
+            "`warmup_cosine_decay_schedule(decay_steps=...)` counts the warmup in, so it "
+            f"must exceed `warmup_steps` = {warmup_steps}, but got {decay_steps}."
+        )
+    fall = decay_steps - warmup_steps
+    # The cosine in terms of its own end, so that a peak of zero divides nothing.
+    wave = cosine_decay_schedule(1.0, fall, exponent=exponent)
+    return warmup_schedule(
+        lambda count: end_value + (peak_value - end_value) * wave(count),
+        warmup_steps,
+        init_value,
+    )
+
+
+@_schedule
+def warmup_exponential_decay_schedule(
+    init_value: Scalar,
+    peak_value: Scalar,
+    warmup_steps: Count,
+    transition_steps: Count,
+    decay_rate: Positive,
+    transition_begin: Count = 0,
+    staircase: bool = False,
+    end_value: Scalar | None = None,
+) -> Schedule:
+    """Rises in a straight line, then follows `exponential_decay`.
+
+    Args:
+        init_value: The value at step 0.
+        peak_value: The value at step `warmup_steps`.
+        warmup_steps: The length of the rise.
+        transition_steps: As in `exponential_decay`, as is the rest.
+        decay_rate: The rate.
+        transition_begin: How many steps after the warmup the decay begins.
+        staircase: Whether to fall in stairs.
+        end_value: Where to stop.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.warmup_exponential_decay_schedule(0.0, 1.0, 4, 10, 0.25)
+        >>> [float(f(t)) for t in (0, 2, 4, 9, 14)]
+        [0.0, 0.5, 1.0, 0.5, 0.25]
+    """
+    fall = exponential_decay(
+        peak_value,
+        transition_steps,
+        decay_rate,
+        transition_begin,
+        staircase,
+        end_value,
+    )
+    return warmup_schedule(fall, warmup_steps, init_value)
+
+
+@_schedule
+def piecewise_interpolate_schedule(
+    interpolate_type: Literal["linear", "cosine"],
+    init_value: Scalar,
+    boundaries_and_scales: Mapping[int, Any] | None = None,
+) -> Schedule:
+    """Moves from value to value, each reached at its boundary.
+
+    The value at each boundary is that at the one before times its scale; between them it
+    moves in a straight line or along half a cosine, and after the last it stays.
+
+    Args:
+        interpolate_type: `"linear"` or `"cosine"`.
+        init_value: The value at step 0.
+        boundaries_and_scales: For each boundary, a step, the scale >= 0.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.piecewise_interpolate_schedule("linear", 1.0, {10: 3.0, 20: 0.0})
+        >>> [float(f(t)) for t in (0, 5, 10, 15, 99)]
+        [1.0, 2.0, 3.0, 1.5, 0.0]
+    """
+    steps, scales = _sorted_scales(boundaries_and_scales, "piecewise_interpolate_schedule")
+
+    def value(count: jax.Array) -> Any:
+        now = jnp.broadcast_to(as_scalar(init_value), count.shape)
+        begin, low = 0, init_value
+        for end, scale in zip(steps, scales, strict=True):
+            high = low * scale
+            left = 1 - _since(count, begin, max(end - begin, 1))
+            if interpolate_type == "cosine":
+                left = _half_cosine(1 - left)
+            now = jnp.where(count >= begin, high + (low - high) * left, now)
+            begin, low = end, high
+        return jnp.where(count >= begin, as_scalar(low), now)
+
+    return value
+
+
+@_schedule
+def cosine_onecycle_schedule(
+    transition_steps: PositiveCount,
+    peak_value: Scalar,
+    pct_start: Fraction = 0.3,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
+) -> Schedule:
+    """Rises to a peak along half a cosine, and falls far below its start along another.
+
+    From `peak_value / div_factor` at step 0 to `peak_value` at step
+    `int(pct_start * transition_steps)`, to `peak_value / (div_factor *
+    final_div_factor)` at step `transition_steps` and after. PyTorch's `OneCycleLR` gets to
+    each of them one step earlier.
+
+    Args:
+        transition_steps: The length of the cycle.
+        peak_value: The highest value.
+        pct_start: The fraction of the cycle that is spent rising.
+        div_factor: What the start is divided by.
+        final_div_factor: What the start is divided by to give the end.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.cosine_onecycle_schedule(100, 1.0)
+        >>> [round(float(f(t)), 4) for t in (0, 30, 65, 100)]
+        [0.04, 1.0, 0.5, 0.0]
+
+    References:
+        L. N. Smith and N. Topin, [Super-convergence](https://arxiv.org/abs/1708.07120),
+        2018.
+    """
+    return piecewise_interpolate_schedule(
+        "cosine",
+        peak_value / div_factor,
+        {
+            int(float(pct_start) * transition_steps): div_factor,
+            transition_steps: 1.0 / (div_factor * final_div_factor),
+        },
+    )
+
+
+@_schedule
+def linear_onecycle_schedule(
+    transition_steps: PositiveCount,
+    peak_value: Scalar,
+    pct_start: Fraction = 0.3,
+    pct_final: Fraction = 0.85,
+    div_factor: Positive = 25.0,
+    final_div_factor: Positive = 1e4,
+) -> Schedule:
+    """Rises to a peak in a straight line, falls back, and falls on, in two more.
+
+    From `peak_value / div_factor` at step 0 to `peak_value` at step
+    `int(pct_start * transition_steps)`, back at step `int(pct_final * transition_steps)`,
+    to `peak_value / (div_factor * final_div_factor)` at step `transition_steps` and after.
+
+    Args:
+        transition_steps: The length of the cycle.
+        peak_value: The highest value.
+        pct_start: The fraction of the cycle that is spent rising.
+        pct_final: The fraction of the cycle after which the last fall begins.
+        div_factor: What the peak is divided by to give the start.
+        final_div_factor: What the start is divided by to give the end.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> f = ox.linear_onecycle_schedule(100, 1.0)
+        >>> [round(float(f(t)), 4) for t in (0, 30, 85, 100)]
+        [0.04, 1.0, 0.04, 0.0]
+    """
+    return piecewise_interpolate_schedule(
+        "linear",
+        peak_value / div_factor,
+        {
+            int(float(pct_start) * transition_steps): div_factor,
+            int(float(pct_final) * transition_steps): 1.0 / div_factor,
+            transition_steps: 1.0 / final_div_factor,
+        },
+    )

@@ -1,0 +1,1 @@
+"""Rules: updates in, updates out. Each has arithmetic on arrays."""

@@ -1,0 +1,293 @@
+"""Adding to updates: penalties on the parameters, and noise."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import numerics
+from ..base import GradientTransformation, OptState, Params, Updates, transformation
+from ..tree import broadcast_prefix, leafwise
+from ..typing import NonNegative, NonNegativeOrSchedule, ScalarOrSchedule
+
+Mask = Any  # A tree of booleans, a prefix of it, or a function from the params to one.
+
+
+def _penalised(
+    u: jax.Array, p: jax.Array, counts: Any, *, strength: Any, slope: Any
+) -> jax.Array:
+    return jnp.where(counts, u + strength * slope(p), u)
+
+
+def _penalty(
+    strength: Any, mask: Mask | None, slope: Callable[..., Any], state_type: Any
+) -> GradientTransformation:
+    """Adds `strength * slope(p)` to the updates of the parameters in `mask`."""
+
+    def init(params: Params) -> OptState:
+        del params
+        return state_type(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Updates, state: Any, params: Params, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del extra
+        chosen = True if mask is None else mask(params) if callable(mask) else mask
+        updates = leafwise(
+            _penalised,
+            updates,
+            reads=(params, broadcast_prefix(chosen, params, "mask")),
+            strength=numerics.at_step(strength, state.count),
+            slope=slope,
+        )
+        return updates, state_type(numerics.increment(state.count))
+
+    return GradientTransformation(init, update)
+
+
+class AddDecayedWeightsState(NamedTuple):
+    """State of `add_decayed_weights`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+
+
+@transformation(state=AddDecayedWeightsState)
+def add_decayed_weights(
+    weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None
+) -> GradientTransformation:
+    r"""Adds a multiple of the parameters: $u_t = g_t + \lambda_t\, p_t$.
+
+    Where it stands decides what it is. First in a `chain`, it is the gradient of the L2
+    penalty $\tfrac{\lambda}{2} |p|^2$, and goes through everything that follows, as in
+    PyTorch's `weight_decay` but for AdamW's. Just before the learning rate, it is
+    decoupled weight decay, $p \leftarrow p - \eta \lambda p$ besides the step, as in
+    AdamW.
+
+    Args:
+        weight_decay: $\lambda$: a number, a traced scalar, or a schedule.
+        mask: Which parameters decay: a tree of booleans with the structure of the
+            params, or a prefix of it, or a function from the params to one. `None`: all.
+
+    Returns:
+        A `GradientTransformation` with an `AddDecayedWeightsState`. It needs the params.
+
+    Raises:
+        ValueError: If `weight_decay` is not finite; in `update`, if params are missing or
+            the mask does not match them.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.add_decayed_weights(0.1)
+        >>> params = jnp.array([10.0, -20.0])
+        >>> updates, _ = t.update(jnp.ones(2), t.init(params), params)
+        >>> print(updates)
+        [ 2. -1.]
+
+    References:
+        I. Loshchilov and F. Hutter, [Decoupled weight decay
+        regularization](https://arxiv.org/abs/1711.05101), 2019.
+    """
+    return _penalty(weight_decay, mask, lambda p: p, AddDecayedWeightsState)
+
+
+class AddL1DecayState(NamedTuple):
+    """State of `add_l1_decay`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+
+
+@transformation(state=AddL1DecayState)
+def add_l1_decay(
+    strength: ScalarOrSchedule = 0.0, mask: Mask | None = None
+) -> GradientTransformation:
+    r"""Adds a multiple of the signs: $u_t = g_t + \lambda_t\,\mathrm{sgn}\,p_t$.
+
+    The subgradient of the L1 penalty $\lambda |p|$, to be placed as
+    `add_decayed_weights` is. It drives parameters towards zero and past it; for ones that
+    are exactly zero, see `soft_threshold`.
+
+    Args:
+        strength: $\lambda$: a number, a traced scalar, or a schedule.
+        mask: As in `add_decayed_weights`.
+
+    Returns:
+        A `GradientTransformation` with an `AddL1DecayState`. It needs the params.
+
+    Raises:
+        ValueError: If `strength` is not finite; in `update`, if params are missing or
+            the mask does not match them.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.add_l1_decay(0.5)
+        >>> params = jnp.array([10.0, -20.0, 0.0])
+        >>> updates, _ = t.update(jnp.ones(3), t.init(params), params)
+        >>> print(updates)
+        [1.5 0.5 1. ]
+    """
+    return _penalty(strength, mask, jnp.sign, AddL1DecayState)
+
+
+class SoftThresholdState(NamedTuple):
+    """State of `soft_threshold`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+
+
+def _soft(u: jax.Array, p: jax.Array, *, threshold: Any, shrinkage: Any) -> jax.Array:
+    w = p + u
+    size = jnp.maximum(numerics.modulus(w) - threshold, 0)
+    return jnp.sign(w) * size / (1 + shrinkage) - p
+
+
+@transformation(state=SoftThresholdState)
+def soft_threshold(
+    threshold: NonNegativeOrSchedule = 0.0, *, shrinkage: NonNegativeOrSchedule = 0.0
+) -> GradientTransformation:
+    r"""Makes the step end where the proximal map of an elastic-net penalty puts it.
+
+    With $w = p + u$ the point that the updates lead to,
+
+    $$ p' = \frac{\mathrm{sign}(w) \max(|w| - \tau, 0)}{1 + \sigma}, \qquad u' = p' - p, $$
+
+    the minimiser of $\tfrac12 |p' - w|^2 + \tau |p'| + \tfrac{\sigma}{2} |p'|^2$.
+    Parameters become exactly zero. It stands last, behind the learning rate: with
+    $\tau = \eta \lambda_1$ and $\sigma = \eta \lambda_2$ behind plain gradient descent it
+    is TensorFlow 1's `ProximalGradientDescentOptimizer`.
+
+    Args:
+        threshold: $\tau \ge 0$: a number, a traced scalar, or a schedule.
+        shrinkage: $\sigma \ge 0$, likewise.
+
+    Returns:
+        A `GradientTransformation` with a `SoftThresholdState`. It needs the params.
+
+    Raises:
+        ValueError: If an argument is negative or not finite; in `update`, if params are
+            missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.soft_threshold(0.5)
+        >>> params = jnp.array([2.0, 0.25, -2.0])
+        >>> updates, _ = t.update(jnp.zeros(3), t.init(params), params)
+        >>> print(ox.apply_updates(params, updates))
+        [ 1.5  0.  -1.5]
+
+    References:
+        J. Duchi and Y. Singer, [Efficient online and batch learning using forward
+        backward splitting](https://jmlr.org/papers/v10/duchi09a.html), 2009.
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return SoftThresholdState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Updates, state: SoftThresholdState, params: Params, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del extra
+        updates = leafwise(
+            _soft,
+            updates,
+            reads=(params,),
+            threshold=numerics.at_step(threshold, state.count),
+            shrinkage=numerics.at_step(shrinkage, state.count),
+        )
+        return updates, SoftThresholdState(numerics.increment(state.count))
+
+    return GradientTransformation(init, update)
+
+
+class AddNoiseState(NamedTuple):
+    """State of `add_noise`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+    key_data: jax.Array  # The next random key, as plain uint32 that any format can save.
+
+
+def _noisy(u: jax.Array, noise: jax.Array, *, deviation: Any) -> jax.Array:
+    return u + deviation * noise
+
+
+@transformation(state=AddNoiseState)
+def add_noise(
+    eta: NonNegative, gamma: NonNegative, key: jax.Array | int
+) -> GradientTransformation:
+    r"""Adds Gaussian noise that fades: $u_t = g_t + \mathcal N(0, \eta / t^\gamma)$.
+
+    Here $t = 1, 2, \dots$ The numbers are those that Optax draws from the same key.
+
+    Args:
+        eta: $\eta \ge 0$, the variance at the first step.
+        gamma: $\gamma \ge 0$, how fast it fades.
+        key: A random key of `jax.random.key`, or an integer seed for one.
+
+    Returns:
+        A `GradientTransformation` with an `AddNoiseState`. Complex updates get complex
+        noise of that variance.
+
+    Raises:
+        ValueError: If `eta` or `gamma` is negative or not finite.
+        TypeError: If `key` is neither a key nor an integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optimjax as ox
+        >>> t = ox.add_noise(eta=1.0, gamma=0.55, key=jax.random.key(0))
+        >>> updates, _ = t.update(jnp.zeros(10_000), t.init(jnp.zeros(10_000)))
+        >>> print(f"{jnp.std(updates):.1f}")
+        1.0
+
+    References:
+        A. Neelakantan et al., [Adding gradient noise improves learning for very deep
+        networks](https://arxiv.org/abs/1511.06807), 2015.
+    """
+    key = _typed_key(key)
+    kind = jax.random.key_impl(key)
+
+    def init(params: Params) -> OptState:
+        del params
+        # A copy: a state shares no buffer with anything, so that it can be donated.
+        return AddNoiseState(
+            jnp.zeros((), jnp.int32), jnp.array(jax.random.key_data(key), copy=True)
+        )
+
+    def update(
+        updates: Updates,
+        state: AddNoiseState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        count = numerics.increment(state.count)
+        variance = eta / jnp.power(numerics.as_scalar(count), gamma)
+        next_key, now = jax.random.split(
+            jax.random.wrap_key_data(state.key_data, impl=kind)
+        )
+        leaves, treedef = jax.tree.flatten(updates)
+        keys = jax.random.split(now, len(leaves)) if leaves else []
+        noise = treedef.unflatten(
+            jax.random.normal(k, u.shape, u.dtype)
+            for k, u in zip(keys, leaves, strict=True)
+        )
+        updates = leafwise(
+            _noisy, updates, reads=(noise,), deviation=numerics.sqrt(variance)
+        )
+        return updates, AddNoiseState(count, jax.random.key_data(next_key))
+
+    return GradientTransformation(init, update)
+
+
+def _typed_key(key: Any) -> jax.Array:
+    if isinstance(key, int) and not isinstance(key, bool):
+        return jax.random.key(key)
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape == ():
+            return key
+    elif isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:
+        return jax.random.wrap_key_data(key)  # A key of the old `jax.random.PRNGKey`.
+    raise TypeError(
+        "`add_noise(key=...)` must be one key of `jax.random.key`, or an integer seed, "
+        f"but got {key!r}."
+    )

@@ -1,0 +1,209 @@
+"""Keeping updates within bounds."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..base import (
+    EmptyState,
+    GradientTransformation,
+    OptState,
+    Params,
+    Updates,
+    transformation,
+)
+from ..tree import global_norm, leafwise
+from ..typing import Threshold
+
+
+def _clip(g: jax.Array, *, bound: Any) -> jax.Array:
+    return jnp.clip(g, -bound, bound)
+
+
+@transformation(real=True)
+def clip(max_delta: Threshold) -> GradientTransformation:
+    r"""Clips each number to an interval: $u = \min(\max(g, -\delta), \delta)$.
+
+    NaN stays NaN. Complex updates are refused: clip their norm instead.
+
+    Args:
+        max_delta: $\delta$, in $[0, \infty]$. May be traced.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`.
+
+    Raises:
+        ValueError: If `max_delta` is negative.
+        TypeError: In `init`, if a parameter is complex.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.clip(1.0)
+        >>> updates, _ = t.update(jnp.array([3.0, -0.5]), t.init(jnp.zeros(2)))
+        >>> print(updates)
+        [ 1.  -0.5]
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        return leafwise(_clip, updates, bound=max_delta), state
+
+    return GradientTransformation(init, update)
+
+
+def _shrink(g: jax.Array, *, factor: Any) -> jax.Array:
+    return g * factor
+
+
+@transformation
+def clip_by_global_norm(max_norm: Threshold) -> GradientTransformation:
+    r"""Scales all updates down together if their common norm is too large.
+
+    $$ u = g \cdot \min(1, c / \lVert g \rVert), \qquad
+       \lVert g \rVert = \sqrt{\textstyle\sum_i |g_i|^2} \text{ over all leaves}. $$
+
+    The norm is that of `tree.global_norm`: float32 at least, whatever the leaves are. If
+    it is infinite or NaN, so are updates: see `zero_nans` for a guard.
+
+    Args:
+        max_norm: $c$, in $[0, \infty]$. May be traced. PyTorch's `clip_grad_norm_` adds
+            1e-6 to the norm besides; TensorFlow and Optax do not.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`.
+
+    Raises:
+        ValueError: If `max_norm` is negative.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.clip_by_global_norm(1.0)
+        >>> updates, _ = t.update(jnp.array([3.0, -4.0]), t.init(jnp.zeros(2)))
+        >>> print(updates)
+        [ 0.6 -0.8]
+
+    References:
+        R. Pascanu, T. Mikolov and Y. Bengio, [On the difficulty of training recurrent
+        neural networks](https://arxiv.org/abs/1211.5063), 2013.
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        norm = global_norm(updates)
+        # Not `norm > max_norm`: a norm of NaN must not pass for a small one.
+        small = norm <= max_norm
+        factor = jnp.where(small, 1.0, max_norm / jnp.where(small, 1.0, norm))
+        return leafwise(_shrink, updates, factor=factor), state
+
+    return GradientTransformation(init, update)
+
+
+class ZeroNansState(NamedTuple):
+    """State of `zero_nans`."""
+
+    found_nan: Params  # For each parameter, (), bool: whether its last update had a NaN.
+
+
+@transformation(state=ZeroNansState)
+def zero_nans() -> GradientTransformation:
+    """Replaces NaN by zero, and says where in its state. Infinities stay.
+
+    Returns:
+        A `GradientTransformation` with a `ZeroNansState`.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.zero_nans()
+        >>> updates, state = t.update(jnp.array([1.0, jnp.nan]), t.init(jnp.zeros(2)))
+        >>> print(updates, state.found_nan)
+        [1. 0.] True
+    """
+
+    def init(params: Params) -> OptState:
+        return ZeroNansState(jax.tree.map(lambda p: jnp.zeros((), bool), params))
+
+    def update(
+        updates: Updates,
+        state: ZeroNansState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        del state, params, extra
+        found = jax.tree.map(lambda g: jnp.any(jnp.isnan(g)), updates)
+        updates = leafwise(lambda g: jnp.where(jnp.isnan(g), 0, g), updates)
+        return updates, ZeroNansState(found)
+
+    return GradientTransformation(init, update)
+
+
+def _centralize(g: jax.Array, *, output_axis: int) -> jax.Array:
+    if g.ndim < 2:
+        return g
+    kept = range(g.ndim)[output_axis]
+    inputs = tuple(axis for axis in range(g.ndim) if axis != kept)
+    return g - jnp.mean(g, axis=inputs, keepdims=True)
+
+
+@transformation
+def centralize(output_axis: int = 0) -> GradientTransformation:
+    r"""Subtracts from the gradient of each output of a layer its mean over the inputs.
+
+    For a leaf of two axes or more, $u = g - \mathrm{mean}(g)$ over all axes but
+    `output_axis`. Vectors and scalars pass unchanged.
+
+    Args:
+        output_axis: The axis of the outputs: 0 for weights stored as PyTorch stores them,
+            (out, in, ...), as Optax assumes; -1 for the (..., in, out) of Flax and Keras.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`.
+
+    Raises:
+        ValueError: In `init`, if a leaf of two axes or more has no such axis.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.centralize()
+        >>> updates, _ = t.update(
+        ...     jnp.array([[1.0, 3.0], [5.0, 5.0]]), t.init(jnp.zeros((2, 2)))
+        ... )
+        >>> print(updates)
+        [[-1.  1.]
+         [ 0.  0.]]
+
+    References:
+        H. Yong et al., [Gradient centralization: a new optimization technique for deep
+        neural networks](https://arxiv.org/abs/2004.01461), 2020.
+    """
+
+    def init(params: Params) -> OptState:
+        for path, p in jax.tree.leaves_with_path(params):
+            ndim = jnp.ndim(p)
+            if ndim > 1 and not -ndim <= output_axis < ndim:
+                raise ValueError(
+                    f"`centralize(output_axis=...)` must be an axis of every matrix, but "
+                    f"got {output_axis} for the leaf {jax.tree_util.keystr(path)} of "
+                    f"shape {jnp.shape(p)}."
+                )
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        return leafwise(_centralize, updates, output_axis=output_axis), state
+
+    return GradientTransformation(init, update)

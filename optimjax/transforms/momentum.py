@@ -1,0 +1,380 @@
+"""Smoothing: running sums and means of past updates, and the corrections of their bias.
+
+These change the direction and leave the gradient that it came from alone, so that a
+later `scale_by_rms` still sees the gradient.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import numerics
+from ..base import GradientTransformation, OptState, Params, Updates, transformation
+from ..tree import leafwise, slot_like
+from ..typing import Decay, Fraction, NonNegative, StorageDtype
+
+
+class ScaleByMomentumState(NamedTuple):
+    """State of `scale_by_momentum`."""
+
+    momentum: Params  # m, shaped like the params; float32 or wider, or `dtype`.
+    count: jax.Array | None  # t, (), int32, if `undamped_start`; else None.
+
+
+def _momentum(
+    g: jax.Array,
+    m: jax.Array,
+    *,
+    decay: Any,
+    gain: Any,
+    is_mean: bool = False,
+    nesterov: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    def next_after(m: jax.Array) -> jax.Array:
+        # The same number twice over; a running mean is more exact in the first form.
+        return numerics.lerp(m, g, gain) if is_mean else decay * m + gain * g
+
+    m = next_after(m)
+    return next_after(m) if nesterov else m, m
+
+
+@transformation(state=ScaleByMomentumState, smooths=True)
+def scale_by_momentum(
+    decay: Decay = 0.9,
+    *,
+    dampening: Fraction = 0.0,
+    nesterov: bool = False,
+    undamped_start: bool = False,
+    dtype: StorageDtype | None = None,
+) -> GradientTransformation:
+    r"""Replaces each update by a decaying sum, or a running mean, of the updates so far.
+
+    With $m_0 = 0$, decay $\beta$ and dampening $\tau$,
+
+    $$ m_t = \beta\, m_{t-1} + (1 - \tau)\, g_t, \qquad u_t = m_t, $$
+
+    or, if `nesterov`, $u_t = \beta\, m_t + (1 - \tau)\, g_t$: the value that $m_{t+1}$
+    would take were $g_t$ to come again.
+
+    Without dampening this is the heavy ball: a constant $g$ tends to $g / (1 - \beta)$.
+    With `dampening` equal to `decay` it is the running mean, and $m_t / (1 - \beta^t)$ is
+    free of the bias towards the zero that it started from (`add_bias_correction`).
+
+    Put `scale_by_learning_rate` behind it for the momentum of PyTorch, TensorFlow 1 and
+    Optax, before it for that of Keras (the rate inside the velocity), which is Polyak's
+    $x_{t+1} = x_t - \eta\, g_t + \beta (x_t - x_{t-1})$. While the rate is constant, the
+    two are one; when it changes, they part.
+
+    Args:
+        decay: $\beta$, in $[0, 1)$. May be traced.
+        dampening: $\tau$, in $[0, 1]$. May be traced.
+        nesterov: Whether to look one step ahead.
+        undamped_start: Whether $m_1 = g_1$ whatever the dampening, as in PyTorch.
+        dtype: The dtype in which $m$ is stored; `None`: that of the parameter, but
+            float32 for parameters of lower precision.
+
+    Returns:
+        A `GradientTransformation` with a `ScaleByMomentumState`.
+
+    Raises:
+        ValueError: If `decay` or `dampening` lies outside of its range.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.scale_by_momentum(0.5)
+        >>> state = t.init(jnp.zeros(2))
+        >>> for _ in range(3):
+        ...     updates, state = t.update(jnp.array([1.0, -2.0]), state)
+        ...     print(updates)
+        [ 1. -2.]
+        [ 1.5 -3. ]
+        [ 1.75 -3.5 ]
+
+    References:
+        B. T. Polyak, [Some methods of speeding up the convergence of iteration
+        methods](https://doi.org/10.1016/0041-5553(64)90137-5), 1964.
+        I. Sutskever et al., [On the importance of initialization and momentum in deep
+        learning](https://proceedings.mlr.press/v28/sutskever13.html), 2013, for
+        Nesterov's method; with the gradient taken at the point itself, as in
+        Y. Bengio et al., [Advances in optimizing recurrent
+        networks](https://arxiv.org/abs/1212.0901), 2012, and every framework.
+    """
+
+    def init(params: Params) -> OptState:
+        count = jnp.zeros((), jnp.int32) if undamped_start else None
+        return ScaleByMomentumState(slot_like(params, dtype=dtype), count)
+
+    def update(
+        updates: Updates,
+        state: ScaleByMomentumState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        gain, count = 1 - dampening, state.count
+        if count is not None:
+            gain = numerics.as_scalar(jnp.where(count == 0, 1.0, gain))
+            count = numerics.increment(count)
+        updates, momentum = leafwise(
+            _momentum,
+            updates,
+            state.momentum,
+            decay=decay,
+            gain=gain,
+            is_mean=dampening is decay or _equal(dampening, decay),
+            nesterov=nesterov,
+        )
+        return updates, ScaleByMomentumState(momentum, count)
+
+    return GradientTransformation(init, update)
+
+
+def _equal(x: Any, y: Any) -> bool:
+    """Whether two hyperparameters are known to be the same number."""
+    return isinstance(x, float) and isinstance(y, float) and x == y
+
+
+class EmaState(NamedTuple):
+    """State of `ema`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+    ema: Params  # m, shaped like the params; float32 or wider, or `dtype`.
+
+
+def _ema(
+    g: jax.Array, m: jax.Array, *, weight: Any, correction: Any
+) -> tuple[jax.Array, jax.Array]:
+    m = numerics.lerp(m, g, weight)
+    return m / correction, m
+
+
+@transformation(state=EmaState, smooths=True)
+def ema(
+    decay: Decay, *, debias: bool = True, dtype: StorageDtype | None = None
+) -> GradientTransformation:
+    r"""Replaces each update by the exponential moving average of the updates so far.
+
+    $$ m_t = \beta\, m_{t-1} + (1 - \beta)\, g_t, \qquad u_t = m_t / (1 - \beta^t), $$
+
+    or $u_t = m_t$ without `debias`. The same as `scale_by_momentum(b, dampening=b)`,
+    followed by `add_bias_correction(b)` if debiased, in one stage.
+
+    Args:
+        decay: $\beta$, in $[0, 1)$. May be traced.
+        debias: Whether to divide the bias towards zero out of the mean.
+        dtype: As in `scale_by_momentum`.
+
+    Returns:
+        A `GradientTransformation` with an `EmaState`.
+
+    Raises:
+        ValueError: If `decay` lies outside of $[0, 1)$.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.ema(0.5)
+        >>> state = t.init(jnp.zeros(1))
+        >>> for g in (3.0, 6.0):
+        ...     updates, state = t.update(jnp.array([g]), state)
+        ...     print(updates)
+        [3.]
+        [5.]
+    """
+
+    def init(params: Params) -> OptState:
+        return EmaState(jnp.zeros((), jnp.int32), slot_like(params, dtype=dtype))
+
+    def update(
+        updates: Updates, state: EmaState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        count = numerics.increment(state.count)
+        correction = numerics.one_minus_power(decay, count) if debias else 1.0
+        updates, mean = leafwise(
+            _ema, updates, state.ema, weight=1 - decay, correction=correction
+        )
+        return updates, EmaState(count, mean)
+
+    return GradientTransformation(init, update)
+
+
+class AddBiasCorrectionState(NamedTuple):
+    """State of `add_bias_correction`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+
+
+def _rescale(u: jax.Array, *, divisor: Any, factor: Any = 1.0) -> jax.Array:
+    return u / divisor * factor
+
+
+def _look_ahead(
+    m: jax.Array, g: jax.Array, *, of_mean: Any, of_gradient: Any, factor: Any = 1.0
+) -> jax.Array:
+    return (of_mean * m + of_gradient * g) * factor
+
+
+@transformation(state=AddBiasCorrectionState, smooths=True)
+def add_bias_correction(
+    decay: Decay, *, rms_decay: Decay | None = None, nesterov: bool = False
+) -> GradientTransformation:
+    r"""Divides the bias towards zero out of a running mean that started there.
+
+    After $t$ steps a mean with decay $\beta$ has given away $\beta^t$ of its weight to
+    its start, so, for $t = 1, 2, \dots$,
+
+    $$ u_t = m_t / (1 - \beta^t). $$
+
+    With `rms_decay` $= \beta_2$ it is multiplied by $\sqrt{1 - \beta_2^t}$ besides, which
+    corrects a preceding `scale_by_rms(b2, ...)` that did not correct itself: Adam as
+    TensorFlow and Keras compute it, whose epsilon counts for $1 / \sqrt{1 - \beta_2^t}$
+    times as much as that of the paper's Algorithm 1.
+
+    With `nesterov`, Nadam's direction, of the mean that the next step would see:
+
+    $$ u_t = \frac{\beta\, m_t}{1 - \beta^{t+1}} + \frac{(1 - \beta)\, g_t}{1 - \beta^t},
+    $$
+
+    where $g_t$ is the gradient that $m_t$ was made of (see `chain`).
+
+    Args:
+        decay: $\beta$, in $[0, 1)$, that of the mean. May be traced.
+        rms_decay: $\beta_2$, in $[0, 1)$, or `None` to leave the second moment alone.
+        nesterov: Whether to look one step ahead.
+
+    Returns:
+        A `GradientTransformation` with an `AddBiasCorrectionState`.
+
+    Raises:
+        ValueError: If a decay lies outside of $[0, 1)$.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.chain(
+        ...     ox.scale_by_momentum(0.9, dampening=0.9), ox.add_bias_correction(0.9)
+        ... )
+        >>> updates, _ = t.update(jnp.array([1.0, -2.0]), t.init(jnp.zeros(2)))
+        >>> print(updates)
+        [ 1. -2.]
+
+    References:
+        D. P. Kingma and J. Ba, [Adam: a method for stochastic
+        optimization](https://arxiv.org/abs/1412.6980), 2015; section 2 for the form with
+        `rms_decay`.
+        T. Dozat, [Incorporating Nesterov momentum into
+        Adam](https://openreview.net/pdf?id=OM0jvwB8jIp57ZJjtNEZ), 2016, with a constant
+        decay; for his schedule, see `add_nadam_correction`.
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return AddBiasCorrectionState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Updates,
+        state: AddBiasCorrectionState,
+        params: Params | None = None,
+        *,
+        gradient: Updates,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        count = numerics.increment(state.count)
+        now = numerics.one_minus_power(decay, count)
+        factor = 1.0
+        if rms_decay is not None:
+            factor = jnp.sqrt(numerics.one_minus_power(rms_decay, count))
+        if nesterov:
+            ahead = numerics.one_minus_power(decay, numerics.as_scalar(count) + 1)
+            updates = leafwise(
+                _look_ahead,
+                updates,
+                reads=(gradient,),
+                of_mean=decay / ahead,
+                of_gradient=(1 - decay) / now,
+                factor=factor,
+            )
+        else:
+            updates = leafwise(_rescale, updates, divisor=now, factor=factor)
+        return updates, AddBiasCorrectionState(count)
+
+    return GradientTransformation(init, update)
+
+
+class AddNadamCorrectionState(NamedTuple):
+    """State of `add_nadam_correction`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+    product: jax.Array  # mu_1 ... mu_t, (), float32 or wider.
+
+
+@transformation(state=AddNadamCorrectionState, smooths=True)
+def add_nadam_correction(
+    decay: Decay = 0.9, momentum_decay: NonNegative = 0.004
+) -> GradientTransformation:
+    r"""Looks one step ahead, as Nadam does, along a decay that warms up.
+
+    $$ \mu_t = \beta\, (1 - \tfrac12\, 0.96^{\psi t}), \qquad
+       u_t = \frac{(1 - \mu_t)\, g_t}{1 - \prod_{i \le t} \mu_i}
+           + \frac{\mu_{t+1}\, m_t}{1 - \prod_{i \le t+1} \mu_i}, $$
+
+    where $m_t$ is the running mean with the constant decay $\beta$, and $g_t$ the
+    gradient that it was made of (see `chain`).
+
+    Args:
+        decay: $\beta$, in $[0, 1)$, that of the mean.
+        momentum_decay: $\psi \ge 0$. The paper, PyTorch and Keras 2 have 0.004; Keras 3
+            has 1, which warms up 250 times faster. For a constant $\mu = \beta$, as in
+            Optax, use `add_bias_correction(..., nesterov=True)`.
+
+    Returns:
+        A `GradientTransformation` with an `AddNadamCorrectionState`.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.chain(
+        ...     ox.scale_by_momentum(0.9, dampening=0.9), ox.add_nadam_correction(0.9)
+        ... )
+        >>> updates, _ = t.update(jnp.array([1.0]), t.init(jnp.zeros(1)))
+        >>> print(updates)
+        [1.0564]
+
+    References:
+        T. Dozat, [Incorporating Nesterov momentum into
+        Adam](https://openreview.net/pdf?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
+    """
+
+    def mu(t: jax.Array) -> Any:
+        return decay * (1 - 0.5 * jnp.power(0.96, momentum_decay * t))
+
+    def init(params: Params) -> OptState:
+        del params
+        return AddNadamCorrectionState(jnp.zeros((), jnp.int32), numerics.as_scalar(1.0))
+
+    def update(
+        updates: Updates,
+        state: AddNadamCorrectionState,
+        params: Params | None = None,
+        *,
+        gradient: Updates,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        count = numerics.increment(state.count)
+        t = numerics.as_scalar(count)
+        now, ahead = mu(t), mu(t + 1)
+        product = state.product * now
+        updates = leafwise(
+            _look_ahead,
+            updates,
+            reads=(gradient,),
+            of_mean=ahead / (1 - product * ahead),
+            of_gradient=(1 - now) / (1 - product),
+        )
+        return updates, AddNadamCorrectionState(count, product)
+
+    return GradientTransformation(init, update)

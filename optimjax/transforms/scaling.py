@@ -1,0 +1,193 @@
+"""Multiplying by a number: fixed, scheduled, or the learning rate."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import numerics
+from ..base import (
+    EmptyState,
+    GradientTransformation,
+    OptState,
+    Params,
+    Updates,
+    transformation,
+)
+from ..tree import leafwise
+from ..typing import NonNegativeOrSchedule, Scalar, Schedule
+
+
+def _times(u: jax.Array, *, factor: Any) -> jax.Array:
+    return factor * u
+
+
+@transformation
+def scale(step_size: Scalar) -> GradientTransformation:
+    r"""Multiplies updates by a constant: $u = c\,g$.
+
+    Args:
+        step_size: $c$, any finite number. May be traced.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`.
+
+    Raises:
+        ValueError: If `step_size` is not finite.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.scale(-0.5)
+        >>> updates, _ = t.update(jnp.array([1.0, -2.0]), t.init(jnp.zeros(2)))
+        >>> print(updates)
+        [-0.5  1. ]
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        return leafwise(_times, updates, factor=step_size), state
+
+    return GradientTransformation(init, update)
+
+
+class ScaleByScheduleState(NamedTuple):
+    """State of `scale_by_schedule`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+
+
+@transformation(state=ScaleByScheduleState)
+def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
+    r"""Multiplies updates by a function of the step: $u_t = f(t)\,g_t$, $t = 0, 1, \dots$
+
+    Args:
+        step_size_fn: $f$, a function of a traced int32 that counts from 0. Note that the
+            sign is its own: to descend, see `scale_by_learning_rate`.
+
+    Returns:
+        A `GradientTransformation` with a `ScaleByScheduleState`.
+
+    Raises:
+        TypeError: If `step_size_fn` is not a function.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.scale_by_schedule(lambda step: 1.0 / (step + 1))
+        >>> state = t.init(jnp.zeros(1))
+        >>> for _ in range(2):
+        ...     updates, state = t.update(jnp.array([4.0]), state)
+        ...     print(updates)
+        [4.]
+        [2.]
+    """
+    if not callable(step_size_fn):
+        raise TypeError(
+            "`scale_by_schedule(step_size_fn=...)` must be a function of the step, but "
+            f"got {step_size_fn!r}. For a number, use `scale`."
+        )
+
+    def init(params: Params) -> OptState:
+        del params
+        return ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Updates,
+        state: ScaleByScheduleState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        factor = numerics.at_step(step_size_fn, state.count)
+        count = numerics.increment(state.count)
+        return leafwise(_times, updates, factor=factor), ScaleByScheduleState(count)
+
+    return GradientTransformation(init, update)
+
+
+class ScaleByLearningRateState(NamedTuple):
+    """State of `scale_by_learning_rate`."""
+
+    count: jax.Array  # t, (), int32: the steps taken.
+
+
+@transformation(state=ScaleByLearningRateState)
+def scale_by_learning_rate(
+    learning_rate: NonNegativeOrSchedule, *, flip_sign: bool = True
+) -> GradientTransformation:
+    r"""Turns a direction into a step downhill: $u_t = -\eta_t\,g_t$.
+
+    The count is kept also for a constant rate, so that a state fits both.
+
+    Args:
+        learning_rate: $\eta \ge 0$: a number, a traced scalar, or a schedule, called with
+            $t = 0, 1, \dots$: the first step uses $\eta_0$.
+        flip_sign: Whether to descend; `False` gives $+\eta_t\,g_t$.
+
+    Returns:
+        A `GradientTransformation` with a `ScaleByLearningRateState`.
+
+    Raises:
+        ValueError: If `learning_rate` is negative or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.scale_by_learning_rate(0.5)
+        >>> updates, _ = t.update(jnp.array([1.0, -2.0]), t.init(jnp.zeros(2)))
+        >>> print(updates)
+        [-0.5  1. ]
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return ScaleByLearningRateState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Updates,
+        state: ScaleByLearningRateState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        rate = numerics.at_step(learning_rate, state.count)
+        updates = leafwise(_times, updates, factor=-rate if flip_sign else rate)
+        return updates, ScaleByLearningRateState(numerics.increment(state.count))
+
+    return GradientTransformation(init, update)
+
+
+@transformation
+def scale_by_sign() -> GradientTransformation:
+    r"""Keeps the sign of each number: $u = g / |g|$, and $0$ where $g = 0$.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`. Complex numbers keep their phase.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.scale_by_sign()
+        >>> updates, _ = t.update(jnp.array([3.0, -2.0, 0.0]), t.init(jnp.zeros(3)))
+        >>> print(updates)
+        [ 1. -1.  0.]
+
+    References:
+        J. Bernstein et al., [signSGD: compressed optimisation for non-convex
+        problems](https://arxiv.org/abs/1802.04434), 2018.
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        return leafwise(jnp.sign, updates), state
+
+    return GradientTransformation(init, update)
