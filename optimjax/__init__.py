@@ -68,6 +68,7 @@ from .transforms.clipping import (
     centralize as centralize,
     clip as clip,
     clip_by_global_norm as clip_by_global_norm,
+    clip_by_norm as clip_by_norm,
     zero_nans as zero_nans,
 )
 from .transforms.momentum import (

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import numerics
 from ..base import (
     EmptyState,
     GradientTransformation,
@@ -58,6 +59,13 @@ def clip(max_delta: Threshold) -> GradientTransformation:
     return GradientTransformation(init, update)
 
 
+def _factor(norm: jax.Array, max_norm: Any) -> jax.Array:
+    """What to multiply by, to bring `norm` down to `max_norm`."""
+    # Not `norm > max_norm`: a norm of NaN must not pass for a small one.
+    small = norm <= max_norm
+    return jnp.where(small, 1.0, max_norm / jnp.where(small, 1.0, norm))
+
+
 def _shrink(g: jax.Array, *, factor: Any) -> jax.Array:
     return g * factor
 
@@ -102,11 +110,51 @@ def clip_by_global_norm(max_norm: Threshold) -> GradientTransformation:
         updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, OptState]:
         del params, extra
-        norm = global_norm(updates)
-        # Not `norm > max_norm`: a norm of NaN must not pass for a small one.
-        small = norm <= max_norm
-        factor = jnp.where(small, 1.0, max_norm / jnp.where(small, 1.0, norm))
+        factor = _factor(global_norm(updates), max_norm)
         return leafwise(_shrink, updates, factor=factor), state
+
+    return GradientTransformation(init, update)
+
+
+def _clip_norm(g: jax.Array, *, max_norm: Any) -> jax.Array:
+    return g * _factor(numerics.sqrt(jnp.sum(numerics.abs_sq(g))), max_norm)
+
+
+@transformation
+def clip_by_norm(max_norm: Threshold) -> GradientTransformation:
+    r"""Scales each leaf down if its own norm is too large.
+
+    $u = g \cdot \min(1, c / \lVert g \rVert)$ for every leaf $g$ by itself: the `clipnorm`
+    of Keras, TensorFlow's `clip_by_norm`. The direction as a whole changes; to keep it,
+    see `clip_by_global_norm`.
+
+    Args:
+        max_norm: $c$, in $[0, \infty]$. May be traced.
+
+    Returns:
+        A `GradientTransformation` with an `EmptyState`.
+
+    Raises:
+        ValueError: If `max_norm` is negative.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> t = ox.clip_by_norm(1.0)
+        >>> grads = {"a": jnp.array([3.0, -4.0]), "b": jnp.array([0.5])}
+        >>> updates, _ = t.update(grads, t.init(grads))
+        >>> print(updates["a"], updates["b"])
+        [ 0.6 -0.8] [0.5]
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        return leafwise(_clip_norm, updates, max_norm=max_norm), state
 
     return GradientTransformation(init, update)
 
