@@ -28,14 +28,30 @@ def dtype_of(x: Any) -> np.dtype:
     return jax.dtypes.canonicalize_dtype(jnp.result_type(x)) if dtype is None else dtype
 
 
+def promote(a: Any, b: Any) -> np.dtype:
+    """The smallest inexact dtype that holds both: float32 for bfloat16 and float16.
+
+    As `jnp.promote_types`, which refuses to answer under strict promotion: here the
+    promotion is on purpose.
+    """
+    if a == b:
+        return np.dtype(a)
+    x, y = (jnp.finfo(d).dtype for d in (a, b))  # The real part of a complex one.
+    if x.itemsize == y.itemsize:
+        real = x if x == y else np.dtype(np.float32)
+    else:
+        real = max(x, y, key=lambda d: d.itemsize)
+    return with_real(b if jnp.issubdtype(b, jnp.complexfloating) else a, real)
+
+
 def real_dtype(*arrays: Any) -> np.dtype:
     """The real dtype in which to compute with `arrays`: float32 at least."""
-    dtypes = [np.dtype(jnp.float32)]
+    real = np.dtype(np.float32)
     for x in arrays:
         dtype = dtype_of(x)
         if jnp.issubdtype(dtype, jnp.inexact):
-            dtypes.append(jnp.finfo(dtype).dtype)  # The real part of a complex one.
-    return jnp.result_type(*dtypes) if len(set(dtypes)) > 1 else dtypes[0]
+            real = promote(real, jnp.finfo(dtype).dtype)
+    return real
 
 
 def scalar_dtype() -> np.dtype:
@@ -46,7 +62,7 @@ def scalar_dtype() -> np.dtype:
 def with_real(dtype: Any, real: Any) -> np.dtype:
     """`real`, or the complex dtype over it where `dtype` is complex."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        return jnp.result_type(real, jnp.complex64)
+        return np.dtype(np.complex128 if real == np.float64 else np.complex64)
     return np.dtype(real)
 
 
@@ -104,11 +120,11 @@ def widen(updates: Any, params: Any) -> tuple[Any, Any]:
             continue
         dtype = dtype_of(u)
         if p is not None and jnp.issubdtype(dtype_of(p), jnp.inexact):
-            dtype = jnp.promote_types(dtype, dtype_of(p))
+            dtype = promote(dtype, dtype_of(p))
         dtypes.append(dtype)
         # Arithmetic wants the wider of the two, and float32 at least. A complex
         # parameter does not make a real gradient complex.
-        real = jnp.promote_types(jnp.finfo(dtype).dtype, jnp.float32)
+        real = promote(jnp.finfo(dtype).dtype, np.float32)
         wide.append(cast(u, with_real(dtype_of(u), real)))
     return treedef.unflatten(wide), dtypes
 

@@ -10,11 +10,10 @@ kind; the call is compiled if nothing around it is; the dtype rule is kept; and 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeAlias, overload
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
 
 import jax
 import jax.core
-import jax.numpy as jnp
 
 from . import _checks, _dtypes
 
@@ -55,13 +54,45 @@ class EmptyState(NamedTuple):
 Advance: TypeAlias = Callable[..., tuple[Updates, Updates, OptState]]
 
 
+class _Lanes(NamedTuple):
+    """What `combinator` puts in the place of `update`, for the decorator to replace."""
+
+    advance: Advance
+    stages: tuple[GradientTransformation, ...]
+
+
+def combinator(
+    init: Callable[[Params], OptState],
+    advance: Advance,
+    stages: tuple[GradientTransformation, ...],
+) -> GradientTransformation:
+    """What a factory of a combinator returns, in the place of a plain pair.
+
+    Args:
+        init: As ever.
+        advance: `advance(updates, gradient, state, params, extra)`, which returns
+            `(updates, gradient, state)`: it hands on both what the updates have become and
+            the gradient that later stages shall see. `extra` is a dict.
+        stages: The transformations that are combined.
+    """
+    return GradientTransformation(init, cast(Any, _Lanes(advance, stages)))
+
+
 class _Update:
     """The `update` of a transformation that the library built, behind its boundary."""
 
-    def __init__(self, advance: Advance, name: str, expression: str, stateless: bool):
+    def __init__(
+        self,
+        advance: Advance,
+        name: str,
+        expression: str,
+        reads: frozenset[str] | None,
+        stateless: bool,
+    ):
         self.advance = advance
         self.name = name
         self.expression = expression
+        self.reads = reads  # The extra arguments it has a use for; None: perhaps any.
         self.stateless = stateless
         self.__name__ = self.__qualname__ = f"{name}.update"
 
@@ -77,6 +108,8 @@ class _Update:
         gradient: Updates | None = None,
         **extra: Any,
     ) -> tuple[Updates, OptState]:
+        if self.reads is not None:
+            extra = {k: v for k, v in extra.items() if k in self.reads}
         call = (updates, state, params, gradient, extra)
         if not _compilable(call):
             return self._run(*call)
@@ -147,7 +180,6 @@ def transformation(
     state: type = EmptyState,
     smooths: bool = False,
     real: bool = False,
-    lanes: bool = False,
 ) -> Callable[
     [Callable[P, GradientTransformation]], Callable[P, GradientTransformation]
 ]: ...
@@ -160,7 +192,6 @@ def transformation(
     state: type = EmptyState,
     smooths: bool = False,
     real: bool = False,
-    lanes: bool = False,
 ) -> Any:
     """Makes a factory of plain `(init, update)` pairs a member of the library.
 
@@ -185,8 +216,6 @@ def transformation(
         smooths: Whether the transformation only smooths: later stages then still take
             the same `gradient`. Otherwise they take what comes out of this one.
         real: Whether complex arrays are refused.
-        lanes: For combinators, whose plain `update` takes `(updates, gradient, state,
-            params, extra)` and returns `(updates, gradient, state)`.
 
     Returns:
         The factory, with checks; its transformations know the expression that made them.
@@ -204,10 +233,8 @@ def transformation(
         chain(flip(), scale(2))
     """
     if factory is None:
-        return functools.partial(
-            _member, state=state, smooths=smooths, real=real, lanes=lanes
-        )
-    return _member(factory, state=state, smooths=smooths, real=real, lanes=lanes)
+        return functools.partial(_member, state=state, smooths=smooths, real=real)
+    return _member(factory, state=state, smooths=smooths, real=real)
 
 
 def _member(
@@ -216,7 +243,6 @@ def _member(
     state: type,
     smooths: bool,
     real: bool,
-    lanes: bool,
 ) -> Callable[..., GradientTransformation]:
     name = factory.__name__
 
@@ -225,14 +251,14 @@ def _member(
         call = _checks.bound(factory, args, kwargs)
         init, update = factory(*call.args, **call.kwargs)
         if isinstance(update, _Update):  # An alias: an expression of other members.
-            advance, stateless = update.advance, update.stateless
-        elif lanes:
-            advance, stateless = update, False
+            advance, reads, stateless = update.advance, update.reads, update.stateless
+        elif isinstance(update, _Lanes):
+            advance, reads, stateless = update.advance, _reads_of(update.stages), False
         else:
-            advance = _rule(update, name, state, smooths)
+            advance, reads = _rule(update, name, state, smooths), _keywords(update)
             init, stateless = _checked_init(init, name, real), state is EmptyState
         return GradientTransformation(
-            init, _Update(advance, name, call.expression, stateless)
+            init, _Update(advance, name, call.expression, reads, stateless)
         )
 
     return make
@@ -289,6 +315,33 @@ def _rule(
     return advance
 
 
+def _keywords(update: Callable[..., Any]) -> frozenset[str]:
+    """The names of the extra arguments that a rule reads; `**extra` is to be ignored."""
+    parameters = inspect.signature(update).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def _reads_of(stages: tuple[GradientTransformation, ...]) -> frozenset[str] | None:
+    """The extra arguments that any of `stages` reads; None if they might read anything."""
+    names: frozenset[str] = frozenset()
+    for stage in stages:
+        if isinstance(stage.update, _Update):
+            reads = stage.update.reads
+        elif _takes_any(stage.update):
+            reads = None
+        else:
+            reads = frozenset(inspect.signature(stage.update).parameters)
+        if reads is None:
+            return None
+        names |= reads
+    return names
+
+
+def _takes_any(update: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(update).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
 def _needs(update: Callable[..., Any]) -> tuple[bool, list[str]]:
     """Whether `update` needs the params, and which extra arguments it needs."""
     _, _, params, *rest = inspect.signature(update).parameters.values()
@@ -329,10 +382,9 @@ def is_stateless(stage: GradientTransformation) -> bool:
 
 def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Those of the extra arguments that a foreign `update` takes."""
-    parameters = inspect.signature(update).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    if _takes_any(update):
         return extra
-    names = {p.name for p in parameters}
+    names = inspect.signature(update).parameters
     return {k: v for k, v in extra.items() if k in names}
 
 
@@ -341,7 +393,7 @@ def _in_dtypes_of(old: OptState, new: OptState) -> OptState:
     if jax.tree.structure(old) != jax.tree.structure(new):
         return new
     return jax.tree.map(
-        lambda o, n: n if jnp.result_type(o) == jnp.result_type(n) else n.astype(o),
+        lambda o, n: n if o.dtype == n.dtype else n.astype(o.dtype),
         old,
         new,
     )
@@ -447,7 +499,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
         if u is None or p is None:
             return p
         dtype = _dtypes.dtype_of(p)
-        wide = jnp.promote_types(dtype, _dtypes.dtype_of(u))
+        wide = _dtypes.promote(dtype, _dtypes.dtype_of(u))
         return _dtypes.cast(_dtypes.cast(p, wide) + _dtypes.cast(u, wide), dtype)
 
     return treedef.unflatten(map(add, old, leaves))

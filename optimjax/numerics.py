@@ -52,8 +52,24 @@ def sqrt(x: Any) -> jax.Array:
     return jnp.where(dead, 0, jnp.sqrt(jnp.where(dead, 1, x)))
 
 
+def over(x: Any, y: Any) -> Any:
+    """`x / y` for real `y`, part by part where `x` is complex.
+
+    As complex numbers they would be divided by way of `y * y`, which underflows.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> print(numerics.over(jnp.complex64(2e-30 + 4e-30j), jnp.float32(2e-30)))
+        (1+2j)
+    """
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(x.real / y, x.imag / y)
+    return x / y
+
+
 def divide(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`x / y`, and zero, with finite derivatives, where `y` is zero.
+    """`x / y` for real `y`, and zero, with finite derivatives, where `y` is zero.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,7 +78,7 @@ def divide(x: jax.Array, y: jax.Array) -> jax.Array:
         [0.5 0. ]
     """
     dead = y == 0
-    return jnp.where(dead, 0, x / jnp.where(dead, 1, y))
+    return jnp.where(dead, 0, over(x, jnp.where(dead, 1, y)))
 
 
 def lerp(start: Any, end: Any, weight: Any) -> Any:

@@ -69,7 +69,7 @@ def leafwise(
 
     fixed = {k: v for k, v in scalars.items() if not isinstance(v, jax.Array)}
     shared = {k: v for k, v in scalars.items() if isinstance(v, jax.Array)}
-    kernel = jax.jit(functools.partial(_kernel, functools.partial(rule, **fixed)))
+    kernel = _jitted(rule, fixed)
 
     outs, news = [], [[] for _ in slots]
     for i, u in enumerate(leaves):
@@ -91,17 +91,52 @@ def leafwise(
     return updates, *states
 
 
+def _jitted(rule: Callable[..., Any], fixed: dict[str, Any]) -> Callable[..., Any]:
+    """The kernel of a rule, compiled; the same one for the same rule and numbers.
+
+    A closure may hold what must not outlive this call (a traced array, say), so it gets a
+    kernel of its own.
+    """
+    if any(map(_holds_more, (rule, *fixed.values()))):
+        return _kernel_of(rule, tuple(fixed.items()))
+    # `repr` tells 0.0 from -0.0, which are equal, and from 0 and False.
+    return _cached_kernel_of(rule, tuple(fixed.items()), repr(fixed))
+
+
+def _holds_more(x: Any) -> bool:
+    """Whether `x` holds more than can be seen of it, unlike numbers and plain functions."""
+    if isinstance(x, float | int | str | None):
+        return False
+    return getattr(x, "__closure__", x) is not None
+
+
+def _kernel_of(rule: Callable[..., Any], fixed: tuple[Any, ...]) -> Callable[..., Any]:
+    return jax.jit(functools.partial(_kernel, functools.partial(rule, **dict(fixed))))
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_kernel_of(
+    rule: Callable[..., Any], fixed: tuple[Any, ...], shown: str
+) -> Callable[..., Any]:
+    del shown
+    return _kernel_of(rule, fixed)
+
+
 def _kernel(rule: Any, u: Any, slots: Any, reads: Any, scalars: Any) -> Any:
     """The rule on one leaf, between decoding and encoding."""
     real = _dtypes.real_dtype(*jax.tree.leaves((u, slots, reads)))
 
     def decode(x: Any) -> Any:
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
+        dtype = _dtypes.dtype_of(x)
+        if not jnp.issubdtype(dtype, jnp.inexact):
             return x
-        return _dtypes.cast(x, _dtypes.with_real(x.dtype, real))
+        return _dtypes.cast(x, _dtypes.with_real(dtype, real))
 
     wide = jax.tree.map(decode, (u, slots, reads, scalars))
-    out = rule(wide[0], *wide[1], *wide[2], **wide[3])
+    # Everything is in one real dtype now, or the complex dtype over it: that a real array
+    # meets a complex one is the only promotion there can be, and is meant.
+    with jax.numpy_dtype_promotion("standard"):
+        out = rule(wide[0], *wide[1], *wide[2], **wide[3])
     new, *states = out if slots else (out,)
     encoded = jax.tree.map(lambda s, x: _dtypes.cast(x, s.dtype), slots, tuple(states))
     return _dtypes.cast(new, u.dtype), encoded

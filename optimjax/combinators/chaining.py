@@ -6,7 +6,7 @@ from .. import base
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 
 
-@transformation(lanes=True)
+@transformation
 def chain(*transforms: GradientTransformation) -> GradientTransformation:
     r"""Applies `transforms` from left to right; `chain()` is the identity.
 
@@ -92,7 +92,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
                 new_state[name] = s
         return updates, gradient, new_state
 
-    return GradientTransformation(init, advance)
+    return base.combinator(init, advance, transforms)
 
 
 _EMPTY = base.EmptyState()

@@ -20,6 +20,14 @@ def _penalised(
     return jnp.where(counts, u + strength * slope(p), u)
 
 
+def _of_half_square(p: jax.Array) -> jax.Array:
+    return p
+
+
+def _of_modulus(p: jax.Array) -> jax.Array:
+    return jnp.sign(p)
+
+
 def _penalty(
     strength: Any, mask: Mask | None, slope: Callable[..., Any], state_type: Any
 ) -> GradientTransformation:
@@ -88,7 +96,7 @@ def add_decayed_weights(
         I. Loshchilov and F. Hutter, [Decoupled weight decay
         regularization](https://arxiv.org/abs/1711.05101), 2019.
     """
-    return _penalty(weight_decay, mask, lambda p: p, AddDecayedWeightsState)
+    return _penalty(weight_decay, mask, _of_half_square, AddDecayedWeightsState)
 
 
 class AddL1DecayState(NamedTuple):
@@ -126,7 +134,7 @@ def add_l1_decay(
         >>> print(updates)
         [1.5 0.5 1. ]
     """
-    return _penalty(strength, mask, jnp.sign, AddL1DecayState)
+    return _penalty(strength, mask, _of_modulus, AddL1DecayState)
 
 
 class SoftThresholdState(NamedTuple):
@@ -138,7 +146,7 @@ class SoftThresholdState(NamedTuple):
 def _soft(u: jax.Array, p: jax.Array, *, threshold: Any, shrinkage: Any) -> jax.Array:
     w = p + u
     size = jnp.maximum(numerics.modulus(w) - threshold, 0)
-    return jnp.sign(w) * size / (1 + shrinkage) - p
+    return numerics.over(jnp.sign(w) * size, 1 + shrinkage) - p
 
 
 @transformation(state=SoftThresholdState)

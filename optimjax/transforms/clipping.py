@@ -189,12 +189,21 @@ def zero_nans() -> GradientTransformation:
         params: Params | None = None,
         **extra: Any,
     ) -> tuple[Updates, OptState]:
-        del state, params, extra
-        found = jax.tree.map(lambda g: jnp.any(jnp.isnan(g)), updates)
+        del params, extra
+        found = jax.tree.map(
+            lambda g, old: None if old is None else _has_nan(g),
+            updates,
+            state.found_nan,
+            is_leaf=lambda x: x is None,
+        )
         updates = leafwise(lambda g: jnp.where(jnp.isnan(g), 0, g), updates)
         return updates, ZeroNansState(found)
 
     return GradientTransformation(init, update)
+
+
+def _has_nan(g: jax.Array | None) -> jax.Array:
+    return jnp.zeros((), bool) if g is None else jnp.any(jnp.isnan(g))
 
 
 def _centralize(g: jax.Array, *, output_axis: int) -> jax.Array:

@@ -146,7 +146,7 @@ def _ema(
     g: jax.Array, m: jax.Array, *, weight: Any, correction: Any
 ) -> tuple[jax.Array, jax.Array]:
     m = numerics.lerp(m, g, weight)
-    return m / correction, m
+    return numerics.over(m, correction), m
 
 
 @transformation(state=EmaState, smooths=True)
@@ -206,7 +206,7 @@ class AddBiasCorrectionState(NamedTuple):
 
 
 def _rescale(u: jax.Array, *, divisor: Any, factor: Any = 1.0) -> jax.Array:
-    return u / divisor * factor
+    return numerics.over(u, divisor) * factor
 
 
 def _look_ahead(

@@ -133,7 +133,7 @@ def _rms(
     if a is not None:
         a = numerics.lerp(a, g, weight)
         # Rounding can make a small variance negative, hence the maximum.
-        v_hat = jnp.maximum(v_hat - numerics.abs_sq(a / correction), 0)
+        v_hat = jnp.maximum(v_hat - numerics.abs_sq(numerics.over(a, correction)), 0)
     if v_max is not None and amsgrad == "corrected":
         v_hat = v_max = jnp.maximum(v_max, v_hat)
     return numerics.divide(u, numerics.sqrt(v_hat + eps_root) + eps), v, a, v_max

@@ -1,0 +1,124 @@
+"""The laws of every transformation, over every case of the catalogue.
+
+Each law is a function of `optimjax.testing`, where it says what it asks for.
+"""
+
+import catalogue
+import jax
+import jax.numpy as jnp
+import pytest
+
+import optimjax as ox
+from optimjax.testing import LAWS, check_transformation
+
+# One tree with something of everything: a matrix, a vector, a scalar, nothing.
+RICH = {
+    "w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3),
+    "b": (jnp.linspace(0.5, 2.0, 3), None, jnp.float32(-1.5)),
+    "none": jnp.ones((0, 2)),
+}
+TREES = {
+    "array": jnp.ones((2, 3)),
+    "scalar": jnp.float32(2.0),
+    "empty": {},
+    "mixed dtypes": [jnp.ones(2, jnp.bfloat16), jnp.ones(2), jnp.ones(2, jnp.float16)],
+}
+COMPLEX = {"w": jnp.asarray([[1 + 2j, -1j], [0.5, 3]], jnp.complex64), "b": jnp.ones(2)}
+QUICK = [
+    "updates_keep_structure_shapes_and_dtypes",
+    "state_keeps_its_signature",
+    "nothing_given_is_changed",
+    "zero_gradients_give_finite_updates",
+]
+
+
+@pytest.fixture(params=catalogue.CASES, ids=str)
+def case(request):
+    return request.param
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_law(case, law):
+    LAWS[law](case(), RICH)
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_laws_of_structure_hold_for_other_trees(case, tree):
+    check_transformation(case(), TREES[tree], laws=QUICK)
+
+
+def test_complex_leaves_work_or_are_refused_at_init(case):
+    if case.supports_complex:
+        laws = [*QUICK, "compiling_changes_nothing", "derivatives_at_zero_are_finite"]
+        check_transformation(case(), COMPLEX, laws=laws)
+    else:
+        with pytest.raises(TypeError, match=r"cannot take complex .*\['w'\].*complex64"):
+            case().init(COMPLEX)
+
+
+def test_float64_leaves_keep_float64_state_where_enabled(case):
+    with jax.enable_x64(True):
+        params = {"w": jnp.ones((2, 3), jnp.float64), "b": jnp.ones(3, jnp.float32)}
+        check_transformation(case(), params, laws=QUICK)
+        floats = [
+            x for x in jax.tree.leaves(case().init(params)) if jnp.ndim(x) > 0 and x.size == 6
+        ]
+        assert all(x.dtype == jnp.float64 for x in floats)
+
+
+class Broken:
+    """Transformations that break one law each; the check has to find it."""
+
+    @staticmethod
+    def of(update, init=lambda params: jax.tree.map(jnp.zeros_like, params)):
+        return ox.GradientTransformation(init, update)
+
+
+def half_precision_drift(updates, state, params=None, **extra):
+    state = jax.tree.map(lambda s, u: s.astype(u.dtype) + u, state, updates)
+    return updates, state
+
+
+def undefined_at_zero(updates, state, params=None, **extra):
+    return jax.tree.map(lambda u: u / jnp.abs(u), updates), state
+
+
+def refuses_extras(updates, state, params=None):
+    return updates, state
+
+
+def returns_weak_types(updates, state, params=None, **extra):
+    return updates, jax.tree.map(lambda s: 1.0, state)
+
+
+BROKEN = {
+    "dtypes_hold_whatever_the_precisions": Broken.of(half_precision_drift),
+    "zero_gradients_give_finite_updates": Broken.of(undefined_at_zero),
+    "unknown_extras_are_ignored": Broken.of(refuses_extras),
+    "state_keeps_its_signature": Broken.of(returns_weak_types),
+    "a_fresh_state_can_be_donated": Broken.of(
+        lambda u, s, p=None, **extra: (u, s), init=lambda params: (params, params)
+    ),
+    "missing_gradients_are_left_out": Broken.of(
+        lambda u, s, p=None, **extra: (jax.tree.map(lambda a, b: a, u, p), s)
+    ),
+    "init_needs_no_values": Broken.of(
+        lambda u, s, p=None, **extra: (u, s),
+        init=lambda params: float(jax.tree.leaves(params)[0].sum()),
+    ),
+}
+
+
+@pytest.mark.parametrize("law", BROKEN)
+def test_the_check_finds_a_broken_law_and_names_it(law):
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    with pytest.raises(AssertionError, match=rf"breaks .*law.*\n(.|\n)*- {law}: "):
+        check_transformation(BROKEN[law], params)
+
+
+def test_the_check_passes_a_transformation_made_by_hand():
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda u: -u, updates), state
+
+    tx = ox.GradientTransformation(lambda params: (), update)
+    check_transformation(tx, {"w": jnp.ones(3)})
