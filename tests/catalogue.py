@@ -2,7 +2,7 @@
 
 `test_laws.py` runs each entry through every law of the library and `test_oracles.py` holds
 it against its oracle; `test_public_api.py` fails while a public factory has no entry. So a
-new transformation costs one rule, one oracle, one entry here, and tests for what is its own.
+new transformation costs a rule, an oracle, an entry here, and tests for what is its own.
 """
 
 import dataclasses

@@ -61,7 +61,9 @@ def test_float64_leaves_keep_float64_state_where_enabled(case):
         params = {"w": jnp.ones((2, 3), jnp.float64), "b": jnp.ones(3, jnp.float32)}
         check_transformation(case(), params, laws=QUICK)
         floats = [
-            x for x in jax.tree.leaves(case().init(params)) if jnp.ndim(x) > 0 and x.size == 6
+            x
+            for x in jax.tree.leaves(case().init(params))
+            if jnp.ndim(x) > 0 and x.size == 6
         ]
         assert all(x.dtype == jnp.float64 for x in floats)
 
@@ -116,9 +118,20 @@ def test_the_check_finds_a_broken_law_and_names_it(law):
         check_transformation(BROKEN[law], params)
 
 
-def test_the_check_passes_a_transformation_made_by_hand():
-    def update(updates, state, params=None, **extra):
-        return jax.tree.map(lambda u: -u, updates), state
+def test_the_check_passes_a_transformation_from_outside():
+    @ox.transformation
+    def flip():
+        def update(updates, state, params=None, **extra):
+            return jax.tree.map(lambda u: -u, updates), state
 
-    tx = ox.GradientTransformation(lambda params: (), update)
-    check_transformation(tx, {"w": jnp.ones(3)})
+        return ox.GradientTransformation(lambda params: ox.EmptyState(), update)
+
+    check_transformation(flip(), {"w": jnp.ones(3)})
+
+
+def test_the_check_can_be_asked_for_single_laws():
+    check_transformation(
+        BROKEN["unknown_extras_are_ignored"],
+        {"w": jnp.ones(3)},
+        laws=["updates_keep_structure_shapes_and_dtypes"],
+    )

@@ -79,8 +79,6 @@ def test_float64_is_the_oracle_to_rounding(case):
         compare(case, np.float64, 1e-12 if is_centered(case) else 2e-14)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in WITH_ORACLE if c.supports_complex], ids=str
-)
+@pytest.mark.parametrize("case", [c for c in WITH_ORACLE if c.supports_complex], ids=str)
 def test_complex64_is_the_oracle_to_rounding(case):
     compare(case, np.complex64, 5e-4 if is_centered(case) else 3e-6)

@@ -1,0 +1,466 @@
+"""The boundary: what is refused, by which words, and what is left as it was."""
+
+import functools
+import re
+
+import catalogue
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optimjax as ox
+from optimjax import _checks
+
+PARAMS = {"w": jnp.ones((2, 3)), "b": {"c": jnp.ones(3)}}
+
+
+def raises(kind, *words):
+    """Expects an error with all of `words` in its message."""
+    pattern = "".join(f"(?=.*{re.escape(w)})" for w in words)
+    return pytest.raises(kind, match="(?s)" + pattern)
+
+
+# Every numeric argument of every factory, just outside of its interval and at NaN.
+
+
+def outside(number):
+    low, high = number.interval[1:-1].split(",")
+    yield float("nan")
+    if low.strip() != "-inf":
+        yield float(low) - 1e-6
+        if number.interval[0] == "(":
+            yield float(low)
+    else:
+        yield float("-inf")
+    if high.strip() not in ("inf", "inf]"):
+        yield float(high) + 1e-6
+        if number.interval[-1] == ")":
+            yield float(high)
+    elif number.interval[-1] == ")":
+        yield float("inf")
+
+
+FACTORIES = {case.make: case for case in catalogue.CASES}
+SCHEDULE_ARGUMENTS = {
+    ox.constant_schedule: {"value": 1.0},
+    ox.polynomial_schedule: {
+        "init_value": 1.0,
+        "end_value": 0.0,
+        "power": 2.0,
+        "transition_steps": 10,
+    },
+    ox.linear_schedule: {"init_value": 1.0, "end_value": 0.0, "transition_steps": 10},
+    ox.exponential_decay: {"init_value": 1.0, "transition_steps": 10, "decay_rate": 0.5},
+    ox.inverse_time_decay: {"init_value": 1.0, "transition_steps": 10, "decay_rate": 0.5},
+    ox.piecewise_constant_schedule: {"init_value": 1.0},
+    ox.cosine_decay_schedule: {"init_value": 1.0, "decay_steps": 10},
+    ox.cosine_restarts_schedule: {"init_value": 1.0, "first_decay_steps": 10},
+    ox.warmup_schedule: {"schedule": 1.0, "warmup_steps": 10},
+    ox.warmup_constant_schedule: {
+        "init_value": 0.0,
+        "peak_value": 1.0,
+        "warmup_steps": 10,
+    },
+    ox.warmup_cosine_decay_schedule: {
+        "init_value": 0.0,
+        "peak_value": 1.0,
+        "warmup_steps": 5,
+        "decay_steps": 10,
+    },
+    ox.warmup_exponential_decay_schedule: {
+        "init_value": 0.0,
+        "peak_value": 1.0,
+        "warmup_steps": 5,
+        "transition_steps": 10,
+        "decay_rate": 0.5,
+    },
+    ox.piecewise_interpolate_schedule: {"interpolate_type": "linear", "init_value": 1.0},
+    ox.cosine_onecycle_schedule: {"transition_steps": 10, "peak_value": 1.0},
+    ox.linear_onecycle_schedule: {"transition_steps": 10, "peak_value": 1.0},
+}
+REFUSED = [
+    (make, arguments, name, value)
+    for make, arguments in (
+        *((make, dict(case.kwargs)) for make, case in FACTORIES.items()),
+        *SCHEDULE_ARGUMENTS.items(),
+    )
+    for name, number in _checks.domains(make).items()
+    for value in outside(number)
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "name", "value"),
+    REFUSED,
+    ids=[f"{make.__name__}({name}={value})" for make, _, name, value in REFUSED],
+)
+def test_numbers_outside_of_their_interval_are_refused_by_name(
+    make, arguments, name, value
+):
+    where = f"`{make.__name__}({name}=...)` must lie in "
+    with raises(ValueError, where, f", but got {value}"):
+        make(**{**arguments, name: value})
+
+
+def test_messages_read_as_they_should():
+    message = "`scale_by_momentum(decay=...)` must lie in [0, 1), but got 1.5."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ox.scale_by_momentum(1.5)
+    message = "`adam(b1=...)` must lie in [0, 1), but got nan."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ox.adam(1e-3, b1=float("nan"))
+    message = "`adam(eps=...)` must lie in [0, inf), but got -1."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ox.adam(1e-3, eps=-1)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ox.adam("fast"), ["`adam(learning_rate=...)`", "a number", "'fast'"]),
+        (lambda: ox.adam(1e-3, b1=True), ["`adam(b1=...)`", "a number", "True"]),
+        (lambda: ox.adam(1e-3, b1=None), ["`adam(b1=...)`", "a number", "None"]),
+        (lambda: ox.adam(1e-3, b1=jnp.ones(3)), ["`adam(b1=...)`", "shape (3,)"]),
+        (lambda: ox.adam(1e-3, b1=1j), ["`adam(b1=...)`", "a number", "1j"]),
+        (lambda: ox.adam(1e-3, b1=lambda t: t), ["`adam(b1=...)`", "takes no schedule"]),
+        (lambda: ox.adam(1e-3, beta1=0.9), ["`adam(", "unexpected", "'beta1'"]),
+        (ox.adam, ["`adam(", "missing", "'learning_rate'"]),
+        (lambda: ox.adam(1e-3, nesterov=1), ["`adam(nesterov=...)`", "True or False", "1"]),
+        (lambda: ox.adam(1e-3, mu_dtype="int8"), ["`adam(mu_dtype=...)`", "float", "int8"]),
+        (lambda: ox.adam(1e-3, mu_dtype="complex64"), ["mu_dtype", "real", "complex64"]),
+        (lambda: ox.adam(1e-3, mu_dtype="nope"), ["`adam(mu_dtype=...)`", "'nope'"]),
+        (lambda: ox.chain(ox.adam), ["`chain`", "argument 0", "mean `adam(...)`"]),
+        (lambda: ox.stateless(3), ["`stateless(f=...)`", "function", "3"]),
+        (lambda: ox.scale_by_schedule(0.1), ["step_size_fn", "function", "`scale`"]),
+        (lambda: ox.add_noise(0.1, 0.1, "a"), ["`add_noise(key=...)`", "'a'"]),
+        (lambda: ox.linear_schedule(1, 0, 2.5), ["transition_steps", "integer", "2.5"]),
+    ],
+    ids=lambda x: "" if callable(x) else " ".join(x),
+)
+def test_other_kinds_are_type_errors_that_say_what_was_wanted(call, words):
+    with raises(TypeError, *words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: ox.scale_by_rms(amsgrad="max"),
+            ["`scale_by_rms(amsgrad=...)`", "None, 'raw', 'corrected'", "'max'"],
+        ),
+        (
+            lambda: ox.piecewise_interpolate_schedule("square", 1.0),
+            ["`piecewise_interpolate_schedule(interpolate_type=...)`", "'linear'"],
+        ),
+        (
+            lambda: ox.piecewise_constant_schedule(1.0, {-3: 0.5}),
+            ["each step", "boundaries_and_scales", "at least 0", "-3"],
+        ),
+        (
+            lambda: ox.piecewise_constant_schedule(1.0, {3: -0.5}),
+            ["each scale", "boundaries_and_scales", "[0, inf)", "-0.5"],
+        ),
+        (lambda: ox.join_schedules([1.0], [3]), ["boundaries", "one fewer", "1 for 1"]),
+        (lambda: ox.join_schedules([], []), ["boundaries", "one fewer", "0 for 0"]),
+        (
+            lambda: ox.join_schedules([1.0, 2.0, 3.0], [5, 3]),
+            ["boundaries", "ascending", "[5, 3]"],
+        ),
+        (
+            lambda: ox.warmup_cosine_decay_schedule(0.0, 1.0, 10, 10),
+            ["decay_steps", "exceed `warmup_steps` = 10", "10"],
+        ),
+        (
+            lambda: ox.linear_schedule(1.0, 0.0, -1),
+            ["transition_steps", "at least 0", "-1"],
+        ),
+        (lambda: ox.cosine_decay_schedule(1.0, 0), ["decay_steps", "at least 1", "0"]),
+    ],
+    ids=lambda x: "" if callable(x) else " ".join(x),
+)
+def test_other_values_are_value_errors_that_say_what_was_wanted(call, words):
+    with raises(ValueError, *words):
+        call()
+
+
+# Trees.
+
+
+def test_a_missing_leaf_is_named():
+    tx = ox.adam(1e-3)
+    with raises(ValueError, "`adam`", "lack leaf ['b']['c']"):
+        tx.update({"w": PARAMS["w"], "b": {}}, tx.init(PARAMS), PARAMS)
+
+
+def test_a_missing_leaf_is_named_also_without_params():
+    tx = ox.adam(1e-3)
+    with raises(ValueError, "`scale_by_momentum`", "the state", "lack leaf ['w']"):
+        tx.update({"b": PARAMS["b"]}, tx.init(PARAMS))
+
+
+def test_a_leaf_too_many_is_named():
+    tx = ox.sgd(0.1)
+    grads = {**PARAMS, "extra": jnp.ones(1)}
+    with raises(ValueError, "`sgd`", "have leaf ['extra']", "the params lack"):
+        tx.update(grads, tx.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("params", [PARAMS, None], ids=["params", "no params"])
+def test_a_leaf_of_another_shape_is_named_with_both_shapes(params):
+    tx = ox.adam(1e-3)
+    grads = {**PARAMS, "w": jnp.ones((3, 2))}
+    with raises(ValueError, "['w']", "(3, 2)", "(2, 3)"):
+        tx.update(grads, tx.init(PARAMS), params)
+
+
+def test_other_containers_are_described():
+    tx = ox.sgd(0.1)
+    with raises(ValueError, "`sgd`", "structure"):
+        tx.update([jnp.ones(1)], tx.init((jnp.ones(1),)), (jnp.ones(1),))
+
+
+def test_many_missing_leaves_are_counted():
+    many = {f"p{i}": jnp.ones(1) for i in range(9)}
+    tx = ox.sgd(0.1)
+    with raises(ValueError, "['p1']", "and 3 more"):
+        tx.update({"p0": many["p0"]}, tx.init(many), many)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "words"),
+    [
+        (jnp.ones(3, jnp.int32), ["['n']", "int32", "replace them by None"]),
+        (jnp.ones(3, bool), ["['n']", "bool"]),
+        ("text", ["['n']", "a str"]),
+        (print, ["['n']", "builtin_function"]),
+    ],
+    ids=["int32", "bool", "str", "function"],
+)
+def test_parameters_that_cannot_be_trained_are_named_at_init(leaf, words):
+    for make in (ox.sgd, ox.adam):
+        with raises(TypeError, *words, "the params"):
+            make(0.1).init({"w": jnp.ones(3), "n": leaf})
+
+
+@pytest.mark.parametrize("leaf", [jnp.ones(3, jnp.int32), "text"], ids=["int32", "str"])
+def test_gradients_that_are_none_are_named(leaf):
+    tx = ox.sgd(0.1)
+    state = tx.init({"n": jnp.ones(3)})
+    with raises(TypeError, "`sgd`", "the updates", "['n']"):
+        tx.update({"n": leaf}, state)
+
+
+def test_float0_gradients_are_named():
+    tx = ox.sgd(0.1)
+    state = tx.init({"n": jnp.ones(3)})
+    zero = np.zeros(3, jax.dtypes.float0)
+    with raises(TypeError, "`sgd`", "['n']", "float0"):
+        tx.update({"n": zero}, state)
+
+
+# States, params and extra arguments.
+
+
+def test_the_state_of_another_optimizer_is_recognised():
+    grads = jnp.ones(3)
+    with raises(TypeError, "`chain`", "scale_by_momentum", "another optimizer"):
+        ox.adam(1e-3).update(grads, ox.sgd(0.1).init(grads))
+    with raises(TypeError, "`chain`", "tuple", "another optimizer"):
+        ox.adam(1e-3).update(grads, ())
+    with raises(TypeError, "`scale_by_rms`", "`ScaleByRmsState`", "`EmaState`"):
+        ox.scale_by_rms().update(grads, ox.ema(0.9).init(grads))
+
+
+def test_the_state_of_other_params_is_recognised():
+    tx = ox.adam(1e-3)
+    with raises(ValueError, "`scale_by_momentum`", "(2,)", "the state", "(3,)"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(3)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(ox.add_decayed_weights, 0.1),
+        functools.partial(ox.add_l1_decay, 0.1),
+        functools.partial(ox.soft_threshold, 0.1),
+        functools.partial(ox.adamw, 0.1),
+    ],
+)
+def test_missing_params_are_asked_for(make):
+    tx = make()
+    with raises(ValueError, "needs the current parameters", "state, params)"):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+
+
+def test_a_missing_extra_argument_is_asked_for():
+    @ox.transformation
+    def by_value():
+        def update(updates, state, params=None, *, value, **extra):
+            return ox.tree.leafwise(lambda u, *, v: u * v, updates, v=value), state
+
+        return ox.GradientTransformation(lambda params: ox.EmptyState(), update)
+
+    tx = ox.chain(ox.scale(1.0), by_value())
+    grads = jnp.ones(3)
+    with raises(TypeError, "`by_value` needs the argument `value`", "value=...)"):
+        tx.update(grads, tx.init(grads))
+    updates, _ = tx.update(grads, tx.init(grads), value=jnp.float32(3.0), other="text")
+    np.testing.assert_array_equal(updates, [3.0, 3.0, 3.0])
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    tx = ox.adamw(1e-3, mask={"w": True})
+    with raises(ValueError, "`add_decayed_weights`", "mask", "does not match"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+def test_apply_updates_names_the_leaf():
+    with raises(ValueError, "`apply_updates`", "['w']", "(6,)", "(2, 3)"):
+        ox.apply_updates(PARAMS, {**PARAMS, "w": jnp.ones(6)})
+    with raises(ValueError, "`apply_updates`", "lack leaf ['w']"):
+        ox.apply_updates(PARAMS, {"b": PARAMS["b"]})
+
+
+def test_apply_updates_adds_in_the_dtype_of_the_parameter():
+    params = {"half": jnp.ones(1, jnp.bfloat16), "single": jnp.ones(1), "held": jnp.ones(1)}
+    updates = {
+        "half": jnp.full(1, 2.0**-7 + 2.0**-9),
+        "single": jnp.ones(1, jnp.bfloat16),
+        "held": None,
+    }
+    got = ox.apply_updates(params, updates)
+    chex.assert_trees_all_equal_dtypes(got, params)
+    # Rounded once: 1 + 2^-7 + 2^-9 is nearer to 1 + 2^-7.
+    assert got["half"] == jnp.bfloat16(1 + 2.0**-7)
+    assert got["single"] == 2
+    assert got["held"] is params["held"]
+
+
+# What a call costs, counted and not timed.
+
+
+def test_a_plain_call_is_one_compiled_program_traced_once():
+    traces = []
+
+    @ox.transformation
+    def counting():
+        def update(updates, state, params=None, **extra):
+            traces.append(1)
+            return updates, state
+
+        return ox.GradientTransformation(lambda params: ox.EmptyState(), update)
+
+    tx = ox.chain(ox.scale(2.0), counting())
+    grads = {"a": jnp.ones(3)}
+    for _ in range(3):
+        tx.update(grads, tx.init(grads))
+    assert len(traces) == 1
+
+
+def test_a_function_that_is_read_stays_python():
+    seen = []
+
+    @ox.transformation
+    def reading():
+        def update(updates, state, params=None, *, value_fn, **extra):
+            seen.append(value_fn(2.0))
+            return updates, state
+
+        return ox.GradientTransformation(lambda params: ox.EmptyState(), update)
+
+    tx = ox.chain(reading())
+    grads = jnp.ones(3)
+    for factor in (3.0, 5.0):  # Another function each time: nothing is cached.
+        tx.update(grads, tx.init(grads), value_fn=lambda x, f=factor: x * f)
+    assert seen == [6.0, 10.0]
+
+
+def test_a_rule_is_traced_once_for_each_distinct_shape():
+    shapes = []
+
+    def rule(u):
+        shapes.append(u.shape)
+        return -u
+
+    updates = {f"p{i}": jnp.ones(2 + i % 3) for i in range(30)}
+    jax.jit(lambda u: ox.tree.leafwise(rule, u))(updates)
+    assert sorted(shapes) == [(2,), (3,), (4,)]
+
+
+@pytest.mark.parametrize("make", [ox.adam, functools.partial(ox.sgd, momentum=0.9)])
+def test_hyperparameters_may_be_traced(make):
+    grads, rates = jnp.asarray([1.0, -2.0]), jnp.asarray([0.1, 0.2, 0.4])
+
+    def two_steps(rate):
+        tx = make(rate)
+        state = tx.init(grads)
+        _, state = tx.update(grads, state)
+        return tx.update(grads, state)[0]
+
+    got = jax.vmap(two_steps)(rates)
+    want = jnp.stack([two_steps(float(r)) for r in rates])
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_the_rate_has_a_derivative_through_many_steps():
+    def loss_after(rate):
+        tx, x = ox.adam(rate), jnp.asarray(3.0, rate.dtype)
+
+        def step(carry, _):
+            x, state = carry
+            updates, state = tx.update(2 * x, state, x)
+            return (ox.apply_updates(x, updates), state), None
+
+        (x, _), _ = jax.lax.scan(step, (x, tx.init(x)), None, length=10)
+        return x**2
+
+    with jax.enable_x64(True):
+        h = 1e-5
+        want = (loss_after(jnp.float64(0.1 + h)) - loss_after(jnp.float64(0.1 - h))) / (
+            2 * h
+        )
+        got = jax.grad(loss_after)(jnp.float64(0.1))
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_every_decay_may_be_traced_and_be_zero():
+    def total(b):
+        tx = ox.adam(0.1, b1=b, b2=b)
+        grads = jnp.asarray([1.0, -2.0])
+        updates, _ = tx.update(grads, tx.init(grads))
+        return jnp.sum(updates**2)
+
+    value, slope = jax.value_and_grad(total)(0.0)
+    np.testing.assert_allclose(value, total(0.0), rtol=1e-5)
+    assert jnp.isfinite(slope)
+
+
+# What is shown.
+
+
+@pytest.mark.parametrize(
+    ("tx", "text"),
+    [
+        (ox.adam(1e-3), "adam(0.001)"),
+        (ox.adam(learning_rate=0.1, b2=0.99), "adam(learning_rate=0.1, b2=0.99)"),
+        (ox.chain(), "chain()"),
+        (
+            ox.chain(
+                ox.clip(1.0), ox.sgd(ox.cosine_decay_schedule(0.1, 100), momentum=0.9)
+            ),
+            "chain(clip(1), sgd(cosine_decay_schedule(0.1, 100), momentum=0.9))",
+        ),
+        (ox.scale_by_momentum(dtype=jnp.bfloat16), "scale_by_momentum(dtype=bfloat16)"),
+        (ox.scale_by_schedule(jnp.sin), "scale_by_schedule(sin)"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_the_repr_is_the_expression_that_made_it(tx, text):
+    assert repr(tx) == text
+
+
+def test_a_pair_made_by_hand_shows_its_functions():
+    assert "init=" in repr(ox.GradientTransformation(lambda p: (), lambda u, s: (u, s)))

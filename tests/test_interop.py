@@ -1,0 +1,240 @@
+"""The same protocol as the rest of JAX: in and out of Optax, Flax and NNX, same numbers."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optimjax as ox
+
+optax = pytest.importorskip("optax")
+flax = pytest.importorskip("flax")
+
+PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(3)}
+
+
+@pytest.fixture(autouse=True)
+def usual_promotion():
+    """Optax does not run under strict promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def train(tx, steps=10, apply=ox.apply_updates):
+    rng = np.random.default_rng(0)
+    params, state = PARAMS, tx.init(PARAMS)
+
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return apply(params, updates), state
+
+    for _ in range(steps):
+        grads = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), params)
+        params, state = step(params, state, grads)
+    return params
+
+
+# Optax's Adam is off by as much, relative to a step of 0.1: its bias correction is float32.
+OPTAX_ADAM = 1e-5
+
+
+def assert_close(got, want, rtol=1e-6, atol=1e-7):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), got, want
+    )
+
+
+@pytest.mark.parametrize(
+    ("mixed", "pure"),
+    [
+        (
+            lambda: ox.chain(optax.clip_by_global_norm(1.0), ox.adam(0.1)),
+            lambda: ox.chain(ox.clip_by_global_norm(1.0), ox.adam(0.1)),
+        ),
+        (
+            lambda: optax.chain(ox.clip_by_global_norm(1.0), optax.sgd(0.1, 0.9)),
+            lambda: ox.chain(ox.clip_by_global_norm(1.0), ox.sgd(0.1, 0.9)),
+        ),
+        (
+            lambda: optax.chain(optax.clip(0.5), ox.chain(ox.scale_by_rms(), ox.adam(0.1))),
+            lambda: ox.chain(ox.clip(0.5), ox.chain(ox.scale_by_rms(), ox.adam(0.1))),
+        ),
+        (
+            lambda: ox.chain(ox.scale_by_rms(0.9), optax.scale_by_adam(), ox.scale(-0.1)),
+            lambda: optax.chain(
+                optax.scale_by_rms(0.9, eps_in_sqrt=False),
+                optax.scale_by_adam(),
+                optax.scale(-0.1),
+            ),
+        ),
+        (lambda: optax.chain(ox.adamw(0.1, weight_decay=0.1)), lambda: ox.adamw(
+            0.1, weight_decay=0.1
+        )),
+        (
+            lambda: optax.MultiSteps(ox.adam(0.1), every_k_schedule=2),
+            lambda: optax.MultiSteps(ox.chain(ox.adam(0.1)), every_k_schedule=2),
+        ),
+        (
+            lambda: optax.masked(ox.adam(0.1), {"w": True, "b": False}),
+            lambda: optax.masked(ox.chain(ox.adam(0.1)), {"w": True, "b": False}),
+        ),
+    ],
+    ids=[
+        "optax in ours", "ours in optax", "chain in chain", "optax stage in ours",
+        "params reach ours", "in MultiSteps", "in masked",
+    ],
+)  # fmt: skip
+def test_chains_of_both_libraries_give_the_same_numbers(mixed, pure):
+    assert_close(train(mixed()), train(pure()))
+
+
+SHARED = ("sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam", "amsgrad", "adamax")
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_name_of_optax_has_its_arguments_defaults_and_results(name):
+    ours, theirs = (inspect.signature(getattr(m, name)).parameters for m in (ox, optax))
+    for parameter in theirs.values():
+        assert ours[parameter.name].default == parameter.default
+    positional = [n for n, p in theirs.items() if p.kind is not p.KEYWORD_ONLY]
+    assert list(ours)[: len(positional)] == positional
+    got, want = (train(getattr(m, name)(0.01)) for m in (ox, optax))
+    assert_close(got, want, rtol=2e-5)
+
+
+STAGES = {
+    "scale": (2.0,),
+    "scale_by_sign": (),
+    "scale_by_schedule": (lambda t: 0.1 / (1 + t),),
+    "scale_by_learning_rate": (0.1,),
+    "ema": (0.9,),
+    "scale_by_rss": (),
+    "add_decayed_weights": (0.1,),
+    "clip": (0.5,),
+    "clip_by_global_norm": (1.0,),
+    "add_noise": (0.1, 0.55, 7),
+    "zero_nans": (),
+    "centralize": (),
+    "identity": (),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_of_optax_has_its_results(name):
+    args = STAGES[name]
+    ours, theirs = (getattr(m, name)(*args) for m in (ox, optax))
+    assert_close(train(ours), train(theirs), rtol=2e-5)
+
+
+SCHEDULES = {
+    "constant_schedule": (0.3,),
+    "linear_schedule": (0.1, 1.0, 10, 5),
+    "polynomial_schedule": (1.0, 0.1, 2.0, 20, 3),
+    "exponential_decay": (1.0, 5, 0.7, 2, True, 0.1),
+    "piecewise_constant_schedule": (1.0, {5: 0.5, 10: 0.1}),
+    "piecewise_interpolate_schedule": ("cosine", 1.0, {5: 3.0, 15: 0.1}),
+    "cosine_decay_schedule": (1.0, 20, 0.1, 2.0),
+    "warmup_constant_schedule": (0.1, 1.0, 10),
+    "warmup_cosine_decay_schedule": (0.1, 1.0, 5, 25, 0.01, 1.5),
+    "warmup_exponential_decay_schedule": (0.1, 1.0, 5, 4, 0.8, 2, False, 0.2),
+    "cosine_onecycle_schedule": (25, 2.0, 0.4, 10.0, 100.0),
+    "linear_onecycle_schedule": (25, 2.0, 0.2, 0.7, 10.0, 100.0),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_of_optax_has_its_arguments_and_values(name):
+    ours, theirs = (getattr(m, name)(*SCHEDULES[name]) for m in (ox, optax))
+    steps = range(30)
+    want = [theirs(t) for t in steps]
+    np.testing.assert_allclose([ours(t) for t in steps], want, rtol=2e-6, atol=1e-7)
+
+
+def test_joined_schedules_are_those_of_optax():
+    parts = [optax.linear_schedule(0.0, 1.0, 5), optax.cosine_decay_schedule(1.0, 10)]
+    ours, theirs = (m.join_schedules(parts, [5]) for m in (ox, optax))
+    for t in range(20):
+        np.testing.assert_allclose(ours(t), theirs(t), rtol=1e-6, atol=1e-7)
+
+
+def test_extra_arguments_reach_a_foreign_stage_that_takes_them():
+    seen = []
+
+    def update(updates, state, params=None, *, value, **extra):
+        seen.append((value, "gradient" in extra))
+        return updates, state
+
+    foreign = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    plain = optax.GradientTransformation(
+        optax.init_empty_state, lambda updates, state, params=None: (updates, state)
+    )
+    with jax.disable_jit():
+        tx = ox.chain(plain, foreign, ox.scale(1.0))
+        grads = jnp.ones(2)
+        tx.update(grads, tx.init(grads), value=3.0)
+    assert seen == [(3.0, True)]
+
+
+def test_a_foreign_state_keeps_its_dtypes_in_mixed_precision():
+    tx = ox.chain(optax.scale_by_adam(), ox.scale(-0.1))
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    state = tx.init(params)
+    updates, new_state = tx.update(params, state, params)
+    dtypes = [x.dtype for x in jax.tree.leaves(state)]
+    assert [x.dtype for x in jax.tree.leaves(new_state)] == dtypes
+    assert all(u.dtype == jnp.bfloat16 for u in jax.tree.leaves(updates))
+
+
+def test_flax_train_state():
+    from flax.training.train_state import TrainState
+
+    def loss(params):
+        return jnp.sum((params["w"] - 3.0) ** 2) + jnp.sum(params["b"] ** 2)
+
+    def run(tx):
+        state = TrainState.create(apply_fn=None, params=PARAMS, tx=tx)
+        for _ in range(5):
+            state = jax.jit(lambda s: s.apply_gradients(grads=jax.grad(loss)(s.params)))(
+                state
+            )
+        return state.params
+
+    got = run(ox.chain(ox.clip_by_global_norm(1.0), ox.adamw(0.1)))
+    want = run(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1)))
+    assert_close(got, want, atol=OPTAX_ADAM)
+
+
+def test_nnx_optimizer():
+    from flax import nnx
+
+    def run(tx):
+        model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        x = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
+
+        @nnx.jit
+        def step(model, optimizer):
+            grads = nnx.grad(lambda m: jnp.mean((m(x) - 1.0) ** 2))(model)
+            optimizer.update(model, grads)
+
+        for _ in range(5):
+            step(model, optimizer)
+        return jax.tree.map(jnp.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+    assert_close(run(ox.adamw(0.1)), run(optax.adamw(0.1)), atol=OPTAX_ADAM)
+
+
+def test_flax_msgpack_restores_bit_for_bit():
+    from flax import serialization
+
+    tx = ox.chain(ox.clip_by_global_norm(1.0), ox.amsgrad(0.1), ox.add_noise(0.1, 0.5, 0))
+    grads = jax.tree.map(jnp.sin, PARAMS)
+    _, state = tx.update(grads, tx.init(PARAMS), PARAMS)
+    stored = serialization.to_bytes(state)
+    restored = serialization.from_bytes(tx.init(PARAMS), stored)
+    want = tx.update(grads, state, PARAMS)
+    got = tx.update(grads, jax.tree.map(jnp.asarray, restored), PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, got, want)

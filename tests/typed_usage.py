@@ -1,0 +1,38 @@
+"""What users write, for the type checker: it has to see these types, and no others."""
+
+from typing import assert_type
+
+import jax
+import jax.numpy as jnp
+
+import optimjax as ox
+from optimjax.typing import Decay, Schedule
+
+tx = ox.adam(1e-3)
+assert_type(tx, ox.GradientTransformation)
+assert_type(ox.chain(ox.clip(1.0), ox.adam(ox.cosine_decay_schedule(1e-3, 100))), type(tx))
+assert_type(
+    ox.scale_by_momentum(jnp.float32(0.9), nesterov=True), ox.GradientTransformation
+)
+
+schedule: Schedule = ox.warmup_schedule(1e-3, 10)
+ox.sgd(schedule, momentum=None)
+ox.sgd(lambda step: 0.1 / (1 + step))
+assert_type(ox.tree.global_norm({"w": jnp.ones(3)}), jax.Array)
+
+
+@ox.transformation
+def my_rule(decay: Decay = 0.9) -> ox.GradientTransformation:
+    del decay
+    return ox.chain()
+
+
+@ox.transformation(smooths=True)
+def my_smoother(decay: Decay = 0.9) -> ox.GradientTransformation:
+    del decay
+    return ox.chain()
+
+
+assert_type(my_rule(0.5), ox.GradientTransformation)
+assert_type(my_smoother(decay=0.5), ox.GradientTransformation)
+my_rule("fast")  # pyright: ignore[reportArgumentType]  # To see that it is refused.
