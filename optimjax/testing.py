@@ -68,6 +68,10 @@ def check_transformation(
 def gradients_like(params: Params, seed: int = 0) -> Params:
     """A tree of standard normal numbers like `params`, the same for the same seed.
 
+    Args:
+        params: A tree of arrays.
+        seed: Any integer.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from optimjax.testing import gradients_like
