@@ -1,4 +1,4 @@
-"""A transformation of your own: written, put into a chain, and checked by the library's laws.
+"""A transformation of your own: written, put into a chain, and checked by the laws.
 
 The rule is Lion's (X. Chen et al., https://arxiv.org/abs/2302.06675): it steps by the sign
 of a mix of the gradient and a running mean, and keeps that mean on a slower clock.

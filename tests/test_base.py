@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 import optimjax as ox
 from optimjax import _checks
@@ -417,7 +418,7 @@ def test_the_rate_has_a_derivative_through_many_steps():
         (x, _), _ = jax.lax.scan(step, (x, tx.init(x)), None, length=10)
         return x**2
 
-    with jax.enable_x64(True):
+    with enable_x64():
         h = 1e-5
         want = (loss_after(jnp.float64(0.1 + h)) - loss_after(jnp.float64(0.1 - h))) / (
             2 * h

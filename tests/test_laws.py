@@ -7,6 +7,7 @@ import catalogue
 import jax
 import jax.numpy as jnp
 import pytest
+from precision import enable_x64
 
 import optimjax as ox
 from optimjax.testing import LAWS, check_transformation
@@ -57,7 +58,7 @@ def test_complex_leaves_work_or_are_refused_at_init(case):
 
 
 def test_float64_leaves_keep_float64_state_where_enabled(case):
-    with jax.enable_x64(True):
+    with enable_x64():
         params = {"w": jnp.ones((2, 3), jnp.float64), "b": jnp.ones(3, jnp.float32)}
         check_transformation(case(), params, laws=QUICK)
         floats = [

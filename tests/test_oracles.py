@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 import optimjax as ox
 
@@ -75,7 +76,7 @@ def test_float32_is_the_oracle_to_rounding(case):
 
 @pytest.mark.parametrize("case", WITH_ORACLE, ids=str)
 def test_float64_is_the_oracle_to_rounding(case):
-    with jax.enable_x64(True):
+    with enable_x64():
         compare(case, np.float64, 1e-12 if is_centered(case) else 2e-14)
 
 

@@ -78,7 +78,7 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
-        >>> t = ox.scale_by_schedule(lambda step: 1.0 / (step + 1))
+        >>> t = ox.scale_by_schedule(ox.inverse_time_decay(1.0, 1, decay_rate=1.0))
         >>> state = t.init(jnp.zeros(1))
         >>> for _ in range(2):
         ...     updates, state = t.update(jnp.array([4.0]), state)

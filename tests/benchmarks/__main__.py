@@ -7,6 +7,7 @@ of neighbouring runs, so that a machine whose speed drifts does not decide it. T
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import platform
@@ -61,7 +62,7 @@ class Step:
         clock.append(time.perf_counter())
         self.compiled = lowered.compile()
         clock.append(time.perf_counter())
-        self.cold = [b - a for a, b in zip(clock, clock[1:], strict=False)]
+        self.cold = [b - a for a, b in itertools.pairwise(clock)]
 
     def run(self):
         start = time.perf_counter()

@@ -1,0 +1,90 @@
+"""Every script of `examples/` runs, and the README's quick start with them."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def run(*arguments, expected=0):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_quickstart_reaches_its_goal():
+    out = run(EXAMPLES / "quickstart.py")
+    losses = [float(x) for x in re.findall(r"loss (\d\.\d+)", out)]
+    assert len(losses) > 3
+    assert losses[-1] < 0.01 * losses[0]
+
+
+def test_a_rule_of_ones_own_reaches_its_goal_and_keeps_the_laws():
+    out = run(EXAMPLES / "your_own_rule.py")
+    assert "keeps all" in out
+    assert float(re.findall(r"loss (\d+\.\d+)", out)[-1]) < 1e-3
+
+
+@pytest.mark.parametrize("blocks", [1])
+def test_the_quick_start_of_the_readme_runs(blocks):
+    readme = (ROOT / "README.md").read_text()
+    code = re.findall(r"```python\n(import .*?)```", readme, re.DOTALL)
+    assert len(code) == blocks
+    names = {}
+    with jax.numpy_dtype_promotion("standard"):
+        exec(code[0], names)
+    assert abs(names["params"]["w"] - 3.0).max() < 0.05
+
+
+def test_the_comparison_prints_its_table_and_draws_its_picture(tmp_path):
+    picture = tmp_path / "small.png"
+    script = EXAMPLES / "compare_optimizers.py"
+    arguments = ["--optimizers", "sgd,adam", "--steps", "20", "--seeds", "2"]
+    out = run(script, *arguments, "--out", picture)
+    for name in ("sgd", "adam"):
+        assert re.search(rf"\b{name}\b.*\d", out), out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optimizers", "adan"], ["adan", "adagrad", "adamw", "rmsprop"]),
+        (["--steps", "0"], ["steps"]),
+        (["--seeds", "-1"], ["seeds"]),
+        (["--out", "/no/such/folder/a.png"], ["/no/such/folder"]),
+    ],
+    ids=["optimizer", "steps", "seeds", "out"],
+)
+def test_the_comparison_refuses_what_it_cannot_do(arguments, words):
+    out = run(EXAMPLES / "compare_optimizers.py", *arguments, expected=2)
+    assert all(word in out for word in words), out
+    assert "Traceback" not in out
+
+
+def test_the_comparison_explains_itself():
+    out = run(EXAMPLES / "compare_optimizers.py", "--help")
+    assert "--optimizers" in out
+    assert "digits" in out
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
+def test_examples_say_how_they_are_run(script):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec is not None
+    doc = script.read_text().split('"""')[1]
+    assert f"{script.name}" in doc
