@@ -119,6 +119,7 @@ class _Update:
             # Perhaps `jit` refused a leaf that is no array; the check says it better.
             with _named(self.name):
                 _dtypes.check_inexact(updates, "the updates")
+                _dtypes.check_inexact(params, "the params")
             raise
 
     @functools.cached_property

@@ -254,6 +254,13 @@ def test_gradients_that_are_none_are_named(leaf):
         tx.update({"n": leaf}, state)
 
 
+def test_params_that_are_no_arrays_are_named_at_update():
+    tx = ox.sgd(0.1)
+    grads = {"w": jnp.ones(3), "f": None}
+    with raises(TypeError, "`sgd`", "['f']", "the params", "builtin_function"):
+        tx.update(grads, tx.init(grads), {"w": jnp.ones(3), "f": print})
+
+
 def test_float0_gradients_are_named():
     tx = ox.sgd(0.1)
     state = tx.init({"n": jnp.ones(3)})
