@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
 
 import jax
 import jax.core
+import jax.numpy as jnp
 
-from . import _checks, _dtypes
+from . import _checks, _dtypes, numerics
 
 Params: TypeAlias = Any  # A pytree of arrays; None where there is nothing to train.
 Updates: TypeAlias = Any  # A pytree with the structure and the shapes of the params.
@@ -400,6 +401,66 @@ def _in_dtypes_of(old: OptState, new: OptState) -> OptState:
     )
 
 
+def memoryless(f: Callable[..., Updates]) -> GradientTransformation:
+    """The plain pair of a rule that keeps no state; for factories.
+
+    Args:
+        f: `f(updates) -> updates` over whole trees, or `f(updates, params)` if it needs the
+            params.
+    """
+
+    def init(params: Params) -> EmptyState:
+        del params
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, EmptyState]:
+        del params, extra
+        return f(updates), state
+
+    def update_with(
+        updates: Updates, state: EmptyState, params: Params, **extra: Any
+    ) -> tuple[Updates, EmptyState]:
+        del extra
+        return f(updates, params), state
+
+    one = len(inspect.signature(f).parameters) == 1
+    return GradientTransformation(init, update if one else update_with)
+
+
+def counting(
+    state_type: Callable[[jax.Array], OptState], f: Callable[..., Updates]
+) -> GradientTransformation:
+    """The plain pair of a rule that remembers the step and nothing else; for factories.
+
+    Args:
+        state_type: The class of the state, with one field, `count`.
+        f: `f(updates, count) -> updates` over whole trees, where `count` is 0 at the first
+            step, or `f(updates, params, count)` if it needs the params.
+    """
+
+    def init(params: Params) -> OptState:
+        del params
+        return state_type(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Updates, state: Any, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del params, extra
+        return f(updates, state.count), state_type(numerics.increment(state.count))
+
+    def update_with(
+        updates: Updates, state: Any, params: Params, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        del extra
+        count = numerics.increment(state.count)
+        return f(updates, params, state.count), state_type(count)
+
+    two = len(inspect.signature(f).parameters) == 2
+    return GradientTransformation(init, update if two else update_with)
+
+
 @transformation(smooths=True)
 def identity() -> GradientTransformation:
     """Passes updates through unchanged; the unit of `chain`.
@@ -414,18 +475,7 @@ def identity() -> GradientTransformation:
         >>> print(updates)
         [ 1. -2.]
     """
-
-    def init(params: Params) -> EmptyState:
-        del params
-        return EmptyState()
-
-    def update(
-        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, EmptyState]:
-        del params, extra
-        return updates, state
-
-    return GradientTransformation(init, update)
+    return memoryless(lambda updates: updates)
 
 
 @transformation

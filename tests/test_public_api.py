@@ -17,7 +17,8 @@ README = (PACKAGE.parent / "README.md").read_text()
 LAYERS = [
     {"_checks"},
     {"_dtypes"},
-    {"base", "numerics"},
+    {"numerics"},
+    {"base"},
     {"typing", "tree"},
     {"schedules"},
     {"transforms", "combinators"},

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from .. import numerics
-from ..base import GradientTransformation, OptState, Params, Updates, transformation
+from ..base import (
+    GradientTransformation,
+    OptState,
+    Params,
+    Updates,
+    counting,
+    transformation,
+)
 from ..tree import broadcast_prefix, leafwise
 from ..typing import NonNegative, NonNegativeOrSchedule, ScalarOrSchedule
 
@@ -33,25 +40,17 @@ def _penalty(
 ) -> GradientTransformation:
     """Adds `strength * slope(p)` to the updates of the parameters in `mask`."""
 
-    def init(params: Params) -> OptState:
-        del params
-        return state_type(jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: Updates, state: Any, params: Params, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del extra
+    def penalise(updates: Updates, params: Params, count: jax.Array) -> Updates:
         chosen = True if mask is None else mask(params) if callable(mask) else mask
-        updates = leafwise(
+        return leafwise(
             _penalised,
             updates,
             reads=(params, broadcast_prefix(chosen, params, "mask")),
-            strength=numerics.at_step(strength, state.count),
+            strength=numerics.at_step(strength, count),
             slope=slope,
         )
-        return updates, state_type(numerics.increment(state.count))
 
-    return GradientTransformation(init, update)
+    return counting(state_type, penalise)
 
 
 class AddDecayedWeightsState(NamedTuple):
@@ -188,24 +187,16 @@ def soft_threshold(
         backward splitting](https://jmlr.org/papers/v10/duchi09a.html), 2009.
     """
 
-    def init(params: Params) -> OptState:
-        del params
-        return SoftThresholdState(jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: Updates, state: SoftThresholdState, params: Params, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del extra
-        updates = leafwise(
+    def move(updates: Updates, params: Params, count: jax.Array) -> Updates:
+        return leafwise(
             _soft,
             updates,
             reads=(params,),
-            threshold=numerics.at_step(threshold, state.count),
-            shrinkage=numerics.at_step(shrinkage, state.count),
+            threshold=numerics.at_step(threshold, count),
+            shrinkage=numerics.at_step(shrinkage, count),
         )
-        return updates, SoftThresholdState(numerics.increment(state.count))
 
-    return GradientTransformation(init, update)
+    return counting(SoftThresholdState, move)
 
 
 class AddNoiseState(NamedTuple):

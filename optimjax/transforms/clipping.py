@@ -12,6 +12,7 @@ from ..base import (
     OptState,
     Params,
     Updates,
+    memoryless,
     transformation,
 )
 from ..tree import global_norm, leafwise
@@ -45,18 +46,7 @@ def clip(max_delta: Threshold) -> GradientTransformation:
         >>> print(updates)
         [ 1.  -0.5]
     """
-
-    def init(params: Params) -> OptState:
-        del params
-        return EmptyState()
-
-    def update(
-        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del params, extra
-        return leafwise(_clip, updates, bound=max_delta), state
-
-    return GradientTransformation(init, update)
+    return memoryless(lambda updates: leafwise(_clip, updates, bound=max_delta))
 
 
 def _factor(norm: jax.Array, max_norm: Any) -> jax.Array:
@@ -102,18 +92,11 @@ def clip_by_global_norm(max_norm: Threshold) -> GradientTransformation:
         neural networks](https://arxiv.org/abs/1211.5063), 2013.
     """
 
-    def init(params: Params) -> OptState:
-        del params
-        return EmptyState()
-
-    def update(
-        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del params, extra
+    def shrink(updates: Updates) -> Updates:
         factor = _factor(global_norm(updates), max_norm)
-        return leafwise(_shrink, updates, factor=factor), state
+        return leafwise(_shrink, updates, factor=factor)
 
-    return GradientTransformation(init, update)
+    return memoryless(shrink)
 
 
 def _clip_norm(g: jax.Array, *, max_norm: Any) -> jax.Array:
@@ -145,18 +128,7 @@ def clip_by_norm(max_norm: Threshold) -> GradientTransformation:
         >>> print(updates["a"], updates["b"])
         [ 0.6 -0.8] [0.5]
     """
-
-    def init(params: Params) -> OptState:
-        del params
-        return EmptyState()
-
-    def update(
-        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del params, extra
-        return leafwise(_clip_norm, updates, max_norm=max_norm), state
-
-    return GradientTransformation(init, update)
+    return memoryless(lambda updates: leafwise(_clip_norm, updates, max_norm=max_norm))
 
 
 class ZeroNansState(NamedTuple):

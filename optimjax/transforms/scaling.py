@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from .. import numerics
 from ..base import (
-    EmptyState,
     GradientTransformation,
-    OptState,
-    Params,
     Updates,
+    counting,
+    memoryless,
     transformation,
 )
 from ..tree import leafwise
@@ -42,18 +41,7 @@ def scale(step_size: Scalar) -> GradientTransformation:
         >>> print(updates)
         [-0.5  1. ]
     """
-
-    def init(params: Params) -> OptState:
-        del params
-        return EmptyState()
-
-    def update(
-        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del params, extra
-        return leafwise(_times, updates, factor=step_size), state
-
-    return GradientTransformation(init, update)
+    return memoryless(lambda updates: leafwise(_times, updates, factor=step_size))
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -92,22 +80,10 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
             f"got {step_size_fn!r}. For a number, use `scale`."
         )
 
-    def init(params: Params) -> OptState:
-        del params
-        return ScaleByScheduleState(jnp.zeros((), jnp.int32))
+    def multiply(updates: Updates, count: jax.Array) -> Updates:
+        return leafwise(_times, updates, factor=numerics.at_step(step_size_fn, count))
 
-    def update(
-        updates: Updates,
-        state: ScaleByScheduleState,
-        params: Params | None = None,
-        **extra: Any,
-    ) -> tuple[Updates, OptState]:
-        del params, extra
-        factor = numerics.at_step(step_size_fn, state.count)
-        count = numerics.increment(state.count)
-        return leafwise(_times, updates, factor=factor), ScaleByScheduleState(count)
-
-    return GradientTransformation(init, update)
+    return counting(ScaleByScheduleState, multiply)
 
 
 class ScaleByLearningRateState(NamedTuple):
@@ -143,22 +119,11 @@ def scale_by_learning_rate(
         [-0.5  1. ]
     """
 
-    def init(params: Params) -> OptState:
-        del params
-        return ScaleByLearningRateState(jnp.zeros((), jnp.int32))
+    def descend(updates: Updates, count: jax.Array) -> Updates:
+        rate = numerics.at_step(learning_rate, count)
+        return leafwise(_times, updates, factor=-rate if flip_sign else rate)
 
-    def update(
-        updates: Updates,
-        state: ScaleByLearningRateState,
-        params: Params | None = None,
-        **extra: Any,
-    ) -> tuple[Updates, OptState]:
-        del params, extra
-        rate = numerics.at_step(learning_rate, state.count)
-        updates = leafwise(_times, updates, factor=-rate if flip_sign else rate)
-        return updates, ScaleByLearningRateState(numerics.increment(state.count))
-
-    return GradientTransformation(init, update)
+    return counting(ScaleByLearningRateState, descend)
 
 
 @transformation
@@ -179,15 +144,4 @@ def scale_by_sign() -> GradientTransformation:
         J. Bernstein et al., [signSGD: compressed optimisation for non-convex
         problems](https://arxiv.org/abs/1802.04434), 2018.
     """
-
-    def init(params: Params) -> OptState:
-        del params
-        return EmptyState()
-
-    def update(
-        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del params, extra
-        return leafwise(jnp.sign, updates), state
-
-    return GradientTransformation(init, update)
+    return memoryless(lambda updates: leafwise(jnp.sign, updates))
