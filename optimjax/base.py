@@ -21,6 +21,8 @@ from . import _checks, _dtypes, numerics
 Params: TypeAlias = Any  # A pytree of arrays; None where there is nothing to train.
 Updates: TypeAlias = Any  # A pytree with the structure and the shapes of the params.
 OptState: TypeAlias = Any  # A pytree; each transformation documents its own.
+# A tree of booleans, a prefix of one, or a function from the params to either.
+Mask: TypeAlias = Any
 P = ParamSpec("P")
 
 

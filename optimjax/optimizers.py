@@ -6,7 +6,7 @@ arguments, defaults and results are those of Optax where it has the name.
 
 from .base import GradientTransformation, identity, transformation
 from .combinators.chaining import chain
-from .transforms.adding import Mask, add_decayed_weights
+from .transforms.adding import add_decayed_weights
 from .transforms.momentum import (
     add_bias_correction,
     add_nadam_correction,
@@ -21,6 +21,7 @@ from .transforms.scaling import scale_by_learning_rate
 from .typing import (
     Decay,
     Fraction,
+    Mask,
     NonNegative,
     NonNegativeOrSchedule,
     ScalarOrSchedule,

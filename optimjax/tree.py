@@ -201,6 +201,30 @@ def broadcast_prefix(prefix: Any, tree: Any, what: str) -> Any:
         ) from None
 
 
+def chosen_by(mask: Any, params: Any) -> Any:
+    """For each parameter whether `mask` chooses it.
+
+    Args:
+        mask: A tree of booleans, a prefix of one, or a function from the params to either;
+            `None` chooses all.
+        params: A tree of arrays.
+
+    Returns:
+        A tree of booleans with the structure of `params`.
+
+    Raises:
+        ValueError: If the mask does not match the params.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.ones((2, 2)), "b": [jnp.ones(2), jnp.ones(2)]}
+        >>> ox.tree.chosen_by({"w": True, "b": False}, params)
+        {'b': [False, False], 'w': True}
+    """
+    chosen = True if mask is None else mask(params) if callable(mask) else mask
+    return broadcast_prefix(chosen, params, "mask")
+
+
 def global_norm(tree: Any) -> jax.Array:
     """The 2-norm of all the numbers in `tree`, taken as one vector.
 

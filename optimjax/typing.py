@@ -36,6 +36,7 @@ from ._checks import (
     Threshold as Threshold,
 )
 from .base import (
+    Mask as Mask,
     OptState as OptState,
     Params as Params,
     Updates as Updates,

@@ -15,10 +15,8 @@ from ..base import (
     counting,
     transformation,
 )
-from ..tree import broadcast_prefix, leafwise
-from ..typing import NonNegative, NonNegativeOrSchedule, ScalarOrSchedule
-
-Mask = Any  # A tree of booleans, a prefix of it, or a function from the params to one.
+from ..tree import chosen_by, leafwise
+from ..typing import Mask, NonNegative, NonNegativeOrSchedule, ScalarOrSchedule
 
 
 def _penalised(
@@ -41,11 +39,10 @@ def _penalty(
     """Adds `strength * slope(p)` to the updates of the parameters in `mask`."""
 
     def penalise(updates: Updates, params: Params, count: jax.Array) -> Updates:
-        chosen = True if mask is None else mask(params) if callable(mask) else mask
         return leafwise(
             _penalised,
             updates,
-            reads=(params, broadcast_prefix(chosen, params, "mask")),
+            reads=(params, chosen_by(mask, params)),
             strength=numerics.at_step(strength, count),
             slope=slope,
         )
