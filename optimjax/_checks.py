@@ -44,7 +44,9 @@ class Number(NamedTuple):
                 f"{where} must be {kinds}, but got an array of shape {jnp.shape(value)}."
             )
         if isinstance(value, jax.core.Tracer):
-            return value  # Its value is not known yet: it is taken on trust.
+            # Its value is not known yet: it is taken on trust.
+            widest = jax.dtypes.canonicalize_dtype(np.float64)
+            return jax.lax.convert_element_type(value, widest)
         if isinstance(value, jax.Array | np.ndarray | np.number) and not (
             jnp.issubdtype(value.dtype, jnp.floating)
             or jnp.issubdtype(value.dtype, jnp.integer)
@@ -70,7 +72,7 @@ class Integer(NamedTuple):
 
     def __call__(self, value: Any, where: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{where} must be an integer, but got {_show(value)}.")
+            raise TypeError(f"{where} must be an integer, but got {value!r}.")
         if not value >= self.low:
             raise ValueError(f"{where} must be at least {self.low}, but got {value}.")
         return int(value)
@@ -108,7 +110,7 @@ PositiveCount = Annotated[int, Integer(1)]
 StorageDtype = Annotated[Any, FloatDtype()]
 
 
-class Refusal(Exception):
+class Refusal(ValueError):
     """What is wrong with a tree, said by code that does not know for whom it works.
 
     The boundary (`optimjax.base`) turns it into a `ValueError` or a `TypeError` that
@@ -140,7 +142,8 @@ def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> Bound:
     try:
         call = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TypeError(f"`{name}{signature}`: {error}.") from None
+        arguments = ", ".join(signature.parameters)
+        raise TypeError(f"`{name}({arguments})`: {error}.") from None
     for argument, value in call.arguments.items():
         if argument in checks:
             where = f"`{name}({argument}=...)`"
@@ -212,14 +215,18 @@ def _marks(annotation: Any) -> list[Any]:
 
 
 def _show(value: Any) -> str:
-    """A short text for an argument."""
-    if isinstance(value, jax.Array | np.ndarray):
-        kind = "traced" if isinstance(value, jax.core.Tracer) else "array"
-        text = f"<{kind} {value.dtype}{list(value.shape)}>"
-    elif isinstance(value, type) or inspect.isroutine(value):
-        text = value.__name__
-    elif isinstance(value, float) and float(f"{value:g}") == value:
-        text = f"{value:g}"
-    else:
-        text = repr(value)
-    return text if len(text) <= 200 else text[:197] + "..."
+    """The expression of an argument, where it has one, or else a short text."""
+    if isinstance(value, jax.core.Tracer):
+        return f"<traced {value.dtype}{list(value.shape)}>"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if value.shape == () and jnp.issubdtype(value.dtype, jnp.number):
+            return repr(value.item())
+        return f"<array {value.dtype}{list(value.shape)}>"
+    if isinstance(value, type | np.dtype) or hasattr(value, "dtype"):
+        try:
+            return repr(jnp.dtype(value).name)
+        except TypeError:
+            pass
+    if isinstance(value, type) or inspect.isroutine(value):
+        return value.__name__
+    return repr(value)

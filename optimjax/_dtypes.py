@@ -120,12 +120,16 @@ def widen(updates: Any, params: Any) -> tuple[Any, Any]:
             continue
         dtype = dtype_of(u)
         if p is not None and jnp.issubdtype(dtype_of(p), jnp.inexact):
+            if jnp.issubdtype(dtype, jnp.complexfloating) and not jnp.iscomplexobj(p):
+                place = name_of(_paths(updates)[len(wide)])
+                raise Refusal(
+                    TypeError,
+                    f"got complex updates at the leaf {place}, where the params are real.",
+                )
             dtype = promote(dtype, dtype_of(p))
         dtypes.append(dtype)
-        # Arithmetic wants the wider of the two, and float32 at least. A complex
-        # parameter does not make a real gradient complex.
-        real = promote(jnp.finfo(dtype).dtype, np.float32)
-        wide.append(cast(u, with_real(dtype_of(u), real)))
+        # Arithmetic wants what holds both, and float32 at least.
+        wide.append(cast(u, with_real(dtype, promote(jnp.finfo(dtype).dtype, np.float32))))
     return treedef.unflatten(wide), dtypes
 
 
@@ -155,14 +159,23 @@ def match(
         updates = treedef.unflatten(leaves)
         raise Refusal(ValueError, _difference(updates, other, what)) from None
     for i, (u, x) in enumerate(zip(leaves, subtrees, strict=True)):
-        if u is None or x is None or not hasattr(x, "shape"):
+        if u is None:
+            continue
+        if x is None or not (hasattr(x, "shape") or jax.tree_util.all_leaves([x])):
+            place = name_of(_paths(treedef.unflatten(leaves))[i])
+            there = "nothing (None)" if x is None else f"{jax.tree.structure(x)}"
+            raise Refusal(
+                ValueError,
+                f"got an array for the leaf {place}, where there is {there} in {what}.",
+            )
+        if not hasattr(x, "shape"):
             continue
         if x.shape != jnp.shape(u) and not (scalars and x.shape == ()):
             place = name_of(_paths(treedef.unflatten(leaves))[i])
             raise Refusal(
                 ValueError,
-                f"got updates of shape {jnp.shape(u)} at the leaf {place}, where "
-                f"{what} have shape {x.shape}.",
+                f"got updates of shape {jnp.shape(u)} at the leaf {place}, where the shape "
+                f"in {what} is {x.shape}.",
             )
     return subtrees
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from . import _checks, _dtypes, numerics
 
@@ -119,11 +120,13 @@ class _Update:
         try:
             return self._compiled(*call)
         except TypeError:
-            # Perhaps `jit` refused a leaf that is no array; the check says it better.
+            # Perhaps `jit` refused a leaf that is no array. Where there is no gradient
+            # for it, nobody needs it (Equinox modules hold functions); else say where.
             with _named(self.name):
                 _dtypes.check_inexact(updates, "the updates")
+                params = _where_updated(updates, params)
                 _dtypes.check_inexact(params, "the params")
-            raise
+            return self._compiled(updates, state, params, gradient, extra)
 
     @functools.cached_property
     def _compiled(self) -> Callable[..., tuple[Updates, OptState]]:
@@ -144,6 +147,17 @@ class _Update:
         return _dtypes.narrow(wide, dtypes), state
 
 
+def _where_updated(updates: Updates, params: Params | None) -> Params | None:
+    """The params, but None where the updates have None."""
+    if params is None:
+        return None
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+    subtrees = _dtypes.match(treedef, leaves, params, "the params")
+    return treedef.unflatten(
+        None if u is None else p for u, p in zip(leaves, subtrees, strict=True)
+    )
+
+
 def _compilable(call: Any) -> bool:
     """Whether to run `call` as one compiled program.
 
@@ -151,10 +165,8 @@ def _compilable(call: Any) -> bool:
     anything else that is no array, has to stay Python.
     """
     for leaf in jax.tree.leaves(call[-1]):
-        if not isinstance(leaf, jax.Array | float | int | complex) and not hasattr(
-            leaf, "__array__"
-        ):
-            return False
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float):
+            return False  # Integers and booleans too: Python may branch on them.
     return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(call))
 
 
@@ -234,7 +246,7 @@ def transformation(
         ...         return ox.tree.leafwise(lambda g: -g, updates), state
         ...     return ox.GradientTransformation(init, update)
         >>> ox.chain(flip(), ox.scale(2.0))
-        chain(flip(), scale(2))
+        chain(flip(), scale(2.0))
     """
     if factory is None:
         return functools.partial(_member, state=state, smooths=smooths, real=real)
@@ -255,6 +267,11 @@ def _member(
         call = _checks.bound(factory, args, kwargs)
         init, update = factory(*call.args, **call.kwargs)
         if isinstance(update, _Update):  # An alias: an expression of other members.
+            if smooths or real or state is not EmptyState:
+                raise TypeError(
+                    f"`{name}` returns a transformation of the library, which brings its "
+                    "own: `@transformation` takes no options there."
+                )
             advance, reads, stateless = update.advance, update.reads, update.stateless
         elif isinstance(update, _Lanes):
             advance, reads, stateless = update.advance, _reads_of(update.stages), False
@@ -312,8 +329,9 @@ def _rule(
                     f"`{name}` needs the argument `{argument}`: call `update(updates, "
                     f"state, params, {argument}=...)`."
                 )
+        taken = _taken(update, {"gradient": gradient, **extra})
         with _named(name):
-            out, state = update(updates, state, params, gradient=gradient, **extra)
+            out, state = update(updates, state, params, **taken)
         return out, gradient if smooths else out, state
 
     return advance
@@ -348,7 +366,13 @@ def _takes_any(update: Callable[..., Any]) -> bool:
 
 def _needs(update: Callable[..., Any]) -> tuple[bool, list[str]]:
     """Whether `update` needs the params, and which extra arguments it needs."""
-    _, _, params, *rest = inspect.signature(update).parameters.values()
+    parameters = list(inspect.signature(update).parameters.values())
+    if len([p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]) < 3:
+        raise TypeError(
+            f"`update{inspect.signature(update)}` must take `(updates, state, params=None, "
+            "**extra)`."
+        )
+    _, _, params, *rest = parameters
     needed = [
         p.name
         for p in rest
@@ -368,7 +392,9 @@ def advance(
     """Runs one stage on both lanes; for combinators. The arrays are wide already."""
     if isinstance(stage.update, _Update):
         return stage.update.advance(updates, gradient, state, params, extra)
-    taken = _taken(stage.update, {"gradient": gradient, **extra})
+    taken = _taken(stage.update, extra)
+    if "gradient" in inspect.signature(stage.update).parameters:
+        taken = {**taken, "gradient": gradient}  # Never by `**extra`: it may be strict.
     updates, new_state = stage.update(updates, state, params, **taken)
     return updates, updates, _in_dtypes_of(state, new_state)
 
@@ -396,11 +422,13 @@ def _in_dtypes_of(old: OptState, new: OptState) -> OptState:
     """A foreign state, held to its dtypes: it was given wider updates than `init` saw."""
     if jax.tree.structure(old) != jax.tree.structure(new):
         return new
-    return jax.tree.map(
-        lambda o, n: n if o.dtype == n.dtype else n.astype(o.dtype),
-        old,
-        new,
-    )
+
+    def held(o: Any, n: Any) -> Any:
+        if not (hasattr(o, "dtype") and hasattr(n, "dtype")) or o.dtype == n.dtype:
+            return n
+        return n.astype(o.dtype)
+
+    return jax.tree.map(held, old, new)
 
 
 def memoryless(f: Callable[..., Updates]) -> GradientTransformation:
@@ -515,7 +543,10 @@ def stateless(
         updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, EmptyState]:
         del extra
-        return f(updates, params), state
+        out = f(updates, params)
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+        _dtypes.match(treedef, leaves, out, "what its function returned")
+        return out, state
 
     return GradientTransformation(init, update)
 
@@ -547,6 +578,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
     with _named("apply_updates"):
         old = _dtypes.match(treedef, leaves, params, "the params")
+        _dtypes.check_inexact(_where_updated(updates, params), "the params")
 
     def add(p: Any, u: Any) -> Any:
         if u is None or p is None:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import _dtypes
+from . import _checks, _dtypes
 
 
 def abs_sq(x: jax.Array) -> jax.Array:
@@ -81,14 +81,26 @@ def divide(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(dead, 0, over(x, jnp.where(dead, 1, y)))
 
 
-def lerp(start: Any, end: Any, weight: Any) -> Any:
-    """`start + weight (end - start)`: a step of a running mean with decay `1 - weight`.
+def decay_and_add(x: Any, term: Any, decay: Any) -> Any:
+    """`decay * x + term`, for `0 <= decay < 1`, without a bias for decays near one.
 
-    For a decay near one this is far more exact than `decay * start + weight * end`: 0.999
-    and 0.001, each rounded to float32, sum to 1 + 1.3e-8, so that a long-run mean of ones
-    with noise comes out 1.3e-5 too large; in this form it is right to 6e-7.
+    A step of a decaying sum, or of a running mean where `term` is `(1 - decay) * new`. From
+    a decay of one half on it is computed as `x + (term - (1 - decay) * x)`. In the plain
+    form 0.999 and 0.001, each rounded to float32, sum to 1 + 1.3e-8, and a long-run mean of
+    ones with noise comes out 1.3e-5 too large; here it is right to 6e-7. Infinity stays
+    what it is.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> print(numerics.decay_and_add(jnp.array([1.0, 4.0]), 3.0, 0.5))
+        [3.5 5. ]
     """
-    return start + weight * (end - start)
+    plain = decay * x + term
+    if isinstance(decay, float | int) and decay < 0.5:
+        return plain
+    fine = x + (term - (1 - decay) * x)
+    return jnp.where((decay < 0.5) | jnp.isinf(x), plain, fine)
 
 
 def increment(count: jax.Array) -> jax.Array:
@@ -111,9 +123,16 @@ def as_scalar(x: Any) -> jax.Array:
 
 def at_step(hyperparameter: Any, count: jax.Array) -> Any:
     """The value in force: that of a schedule at `count`, or the number itself."""
-    if callable(hyperparameter):
-        return as_scalar(hyperparameter(count))
-    return hyperparameter
+    if not callable(hyperparameter):
+        return hyperparameter
+    value: Any = hyperparameter(count)
+    if jax.tree.structure(value) != jax.tree.structure(0) or jnp.shape(value) != ():
+        raise _checks.Refusal(
+            TypeError,
+            f"got {value!r} from the schedule {hyperparameter!r}; it must give a number at "
+            "each step.",
+        )
+    return as_scalar(value)
 
 
 def one_minus_power(decay: Any, exponent: Any) -> jax.Array:

@@ -227,9 +227,9 @@ def adam(
         >>> import jax.numpy as jnp, optimjax as ox
         >>> optimizer = ox.adam(0.1)
         >>> state = optimizer.init(jnp.zeros(2))
-        >>> updates, state = optimizer.update(jnp.array([10.0, -0.001]), state)
+        >>> updates, state = optimizer.update(jnp.array([10.0, -0.1]), state)
         >>> print(updates)
-        [-0.1     0.0999]
+        [-0.1  0.1]
 
     References:
         D. P. Kingma and J. Ba, [Adam: a method for stochastic

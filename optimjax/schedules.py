@@ -16,6 +16,7 @@ from typing import Any, Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _checks
 from .numerics import as_scalar
@@ -44,7 +45,10 @@ class _Schedule:
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, count: Any) -> jax.Array:
-        return as_scalar(self.function(jnp.asarray(count)))
+        count = jnp.asarray(count)
+        if jnp.issubdtype(count.dtype, jnp.integer) and count.dtype.itemsize < 8:
+            count = count.astype(jnp.int32)  # Small and unsigned ones would wrap around.
+        return as_scalar(self.function(count))
 
     def __repr__(self) -> str:
         return self.expression
@@ -64,7 +68,20 @@ def _schedule(factory: Callable[P, Schedule]) -> Callable[P, Schedule]:
 
 def _since(count: jax.Array, begin: int, steps: int) -> jax.Array:
     """The fraction of `steps` that is over, from 0 to 1."""
-    return as_scalar(jnp.clip(count - begin, 0, steps)) / steps
+    return as_scalar(jnp.clip(count, begin, begin + steps) - begin) / steps
+
+
+def _left(count: jax.Array, begin: int, steps: int) -> jax.Array:
+    """The fraction of `steps` that is left, from 1 to 0; exact near the end."""
+    over = jnp.clip(count, begin, begin + steps)
+    return as_scalar(begin + steps - over) / max(steps, 1)
+
+
+def _plain(value: Any, where: str, why: str) -> float:
+    """A number that is known when the schedule is made."""
+    if not isinstance(value, float):
+        raise TypeError(f"`{where}` must be a plain number, since {why}; it is traced.")
+    return value
 
 
 @_schedule
@@ -118,7 +135,7 @@ def polynomial_schedule(
     """
 
     def value(count: jax.Array) -> Any:
-        left = 1 - _since(count, transition_begin, transition_steps or 1)
+        left = _left(count, transition_begin, transition_steps)
         if transition_steps == 0:
             left = jnp.ones_like(left)
         return (init_value - end_value) * left**power + end_value
@@ -198,12 +215,12 @@ def exponential_decay(
     def value(count: jax.Array) -> Any:
         if transition_steps == 0:
             return jnp.broadcast_to(as_scalar(init_value), count.shape)
-        t = jnp.maximum(count - transition_begin, 0)
+        t = jnp.maximum(count, transition_begin) - transition_begin
         if staircase:
             exponent = as_scalar(t // transition_steps)
         else:
             exponent = as_scalar(t) / transition_steps
-        decayed = init_value * jnp.power(decay_rate, exponent)
+        decayed = init_value * _power(decay_rate, exponent)
         if end_value is not None:
             falling = decay_rate < 1
             decayed = jnp.where(
@@ -214,6 +231,13 @@ def exponential_decay(
         return decayed
 
     return value
+
+
+def _power(base: Any, exponent: jax.Array) -> jax.Array:
+    """`base ** exponent`; by a logarithm in double precision where `base` is a number."""
+    if isinstance(base, float):
+        return jnp.exp(exponent * math.log(base))
+    return jnp.power(base, exponent)
 
 
 @_schedule
@@ -337,15 +361,15 @@ def cosine_decay_schedule(
     """
 
     def value(count: jax.Array) -> Any:
-        wave = _half_cosine(_since(count, 0, decay_steps)) ** exponent
+        wave = _half_cosine(_left(count, 0, decay_steps)) ** exponent
         return init_value * ((1 - alpha) * wave + alpha)
 
     return value
 
 
-def _half_cosine(fraction: jax.Array) -> jax.Array:
-    """From 1 at 0 to 0 at 1."""
-    return 0.5 * (1 + jnp.cos(math.pi * fraction))
+def _half_cosine(left: jax.Array) -> jax.Array:
+    """`(1 + cos(pi (1 - left))) / 2`: from 1 to 0 as `left` does, exact near the end."""
+    return jnp.square(jnp.sin(0.5 * math.pi * left))
 
 
 @_schedule
@@ -383,27 +407,41 @@ def cosine_restarts_schedule(
         I. Loshchilov and F. Hutter, [SGDR: stochastic gradient descent with warm
         restarts](https://arxiv.org/abs/1608.03983), 2017.
     """
+    growth = _plain(
+        t_mul,
+        "cosine_restarts_schedule(t_mul=...)",
+        "the steps of the restarts depend on it",
+    )
+    starts, lengths = _cycles(first_decay_steps, growth)
+    firsts = jnp.asarray(np.ceil(starts), jnp.int32)  # The first step of each cycle.
 
     def value(count: jax.Array) -> Any:
-        if isinstance(t_mul, float) and t_mul == 1:
-            cycle = as_scalar(count // first_decay_steps)
-            fraction = as_scalar(count % first_decay_steps) / first_decay_steps
+        if growth == 1:
+            cycle = count // first_decay_steps
+            left = 1 - as_scalar(count % first_decay_steps) / first_decay_steps
         else:
-            t = as_scalar(count)
-
-            def start(i: jax.Array) -> jax.Array:
-                return first_decay_steps * (jnp.power(t_mul, i) - 1) / (t_mul - 1)
-
-            i = jnp.floor(jnp.log1p(t / first_decay_steps * (t_mul - 1)) / jnp.log(t_mul))
-            # The logarithm may fall on the wrong side of a restart.
-            i = jnp.where(t < start(i), i - 1, i)
-            cycle = jnp.where(t >= start(i + 1), i + 1, i)
-            length = first_decay_steps * jnp.power(t_mul, cycle)
-            fraction = (t - start(cycle)) / length
-        top = jnp.power(as_scalar(m_mul), cycle)
-        return init_value * ((1 - alpha) * top * _half_cosine(fraction) + alpha)
+            cycle = jnp.searchsorted(firsts, count, side="right") - 1
+            late = as_scalar(jnp.asarray(np.ceil(starts) - starts))[cycle]
+            over = as_scalar(count - firsts[cycle]) + late
+            left = 1 - over / as_scalar(jnp.asarray(lengths))[cycle]
+        top = jnp.power(as_scalar(m_mul), as_scalar(cycle))
+        return init_value * ((1 - alpha) * top * _half_cosine(left) + alpha)
 
     return value
+
+
+def _cycles(first: int, growth: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where each cycle starts, up to the largest step, and how long it is; in float64."""
+    starts, lengths = [0.0], [float(first)]
+    while growth > 1 and starts[-1] + lengths[-1] < 2**31:
+        starts.append(starts[-1] + lengths[-1])
+        lengths.append(lengths[-1] * growth)
+        if len(starts) > 100_000:
+            raise ValueError(
+                "`cosine_restarts_schedule(t_mul=...)` must be 1 or well above, but got "
+                f"{growth}, which makes more than 100,000 cycles."
+            )
+    return np.asarray(starts), np.asarray(lengths)
 
 
 @_schedule
@@ -433,7 +471,9 @@ def join_schedules(
             "`join_schedules(boundaries=...)` must be one fewer than the schedules, but "
             f"got {len(boundaries)} for {len(schedules)} schedules."
         )
-    if any(a > b for a, b in itertools.pairwise([0, *boundaries])):
+    for boundary in boundaries:
+        _checks.Integer(0)(boundary, "each of `join_schedules(boundaries=...)`")
+    if any(a > b for a, b in itertools.pairwise(boundaries)):
         raise ValueError(
             "`join_schedules(boundaries=...)` must be steps in ascending order, but got "
             f"{boundaries}."
@@ -621,15 +661,20 @@ def piecewise_interpolate_schedule(
         [1.0, 2.0, 3.0, 1.5, 0.0]
     """
     steps, scales = _sorted_scales(boundaries_and_scales, "piecewise_interpolate_schedule")
+    return _through(interpolate_type, init_value, list(zip(steps, scales, strict=True)))
+
+
+def _through(kind: str, init_value: Any, points: list[tuple[int, Any]]) -> Schedule:
+    """From `init_value` through the points in turn: at each step the scale applies."""
 
     def value(count: jax.Array) -> Any:
         now = jnp.broadcast_to(as_scalar(init_value), count.shape)
         begin, low = 0, init_value
-        for end, scale in zip(steps, scales, strict=True):
+        for end, scale in points:
             high = low * scale
-            left = 1 - _since(count, begin, max(end - begin, 1))
-            if interpolate_type == "cosine":
-                left = _half_cosine(1 - left)
+            left = _left(count, begin, end - begin)
+            if kind == "cosine":
+                left = _half_cosine(left)
             now = jnp.where(count >= begin, high + (low - high) * left, now)
             begin, low = end, high
         return jnp.where(count >= begin, as_scalar(low), now)
@@ -672,14 +717,15 @@ def cosine_onecycle_schedule(
         L. N. Smith and N. Topin, [Super-convergence](https://arxiv.org/abs/1708.07120),
         2018.
     """
-    return piecewise_interpolate_schedule(
-        "cosine",
-        peak_value / div_factor,
-        {
-            int(float(pct_start) * transition_steps): div_factor,
-            transition_steps: 1.0 / (div_factor * final_div_factor),
-        },
-    )
+    rise = _plain(pct_start, "cosine_onecycle_schedule(pct_start=...)", _FIXES_STEPS)
+    points = [
+        (int(rise * transition_steps), div_factor),
+        (transition_steps, 1.0 / (div_factor * final_div_factor)),
+    ]
+    return _through("cosine", peak_value / div_factor, points)
+
+
+_FIXES_STEPS = "it fixes the steps at which the schedule turns"
 
 
 @_schedule
@@ -714,12 +760,16 @@ def linear_onecycle_schedule(
         >>> [round(float(f(t)), 4) for t in (0, 30, 85, 100)]
         [0.04, 1.0, 0.04, 0.0]
     """
-    return piecewise_interpolate_schedule(
-        "linear",
-        peak_value / div_factor,
-        {
-            int(float(pct_start) * transition_steps): div_factor,
-            int(float(pct_final) * transition_steps): 1.0 / div_factor,
-            transition_steps: 1.0 / final_div_factor,
-        },
-    )
+    rise = _plain(pct_start, "linear_onecycle_schedule(pct_start=...)", _FIXES_STEPS)
+    back = _plain(pct_final, "linear_onecycle_schedule(pct_final=...)", _FIXES_STEPS)
+    if not rise <= back:
+        raise ValueError(
+            "`linear_onecycle_schedule(pct_final=...)` must be at least `pct_start` = "
+            f"{rise}, but got {back}."
+        )
+    points = [
+        (int(rise * transition_steps), div_factor),
+        (int(back * transition_steps), 1.0 / div_factor),
+        (transition_steps, 1.0 / final_div_factor),
+    ]
+    return _through("linear", peak_value / div_factor, points)

@@ -254,7 +254,7 @@ def state_passes_through_control_flow(tx: Any, params: Any, **extra: Any) -> Non
         updates, new_state = tx.update(g, state, params, **extra)
         return jax.lax.cond(jnp.array(True), lambda: new_state, lambda: state), updates
 
-    scanned, all_updates = jax.lax.scan(step, tx.init(params), _stacked(grads))
+    scanned, all_updates = jax.lax.scan(step, tx.init(params), _stacked(grads), length=3)
     state, looped = tx.init(params), []
     for g in grads:
         updates, state = tx.update(g, state, params, **extra)

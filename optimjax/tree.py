@@ -5,6 +5,7 @@ about `None`, structure, dtypes, key paths in errors, and how the work is execut
 """
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -105,9 +106,9 @@ def _jitted(rule: Callable[..., Any], fixed: dict[str, Any]) -> Callable[..., An
 
 def _holds_more(x: Any) -> bool:
     """Whether `x` holds more than can be seen of it, unlike numbers and plain functions."""
-    if isinstance(x, float | int | str | None):
-        return False
-    return getattr(x, "__closure__", x) is not None
+    if type(x) is types.FunctionType:
+        return any((x.__closure__, x.__defaults__, x.__kwdefaults__))
+    return type(x) not in (float, int, bool, str, type(None))
 
 
 def _kernel_of(rule: Callable[..., Any], fixed: tuple[Any, ...]) -> Callable[..., Any]:
@@ -138,8 +139,24 @@ def _kernel(rule: Any, u: Any, slots: Any, reads: Any, scalars: Any) -> Any:
     with jax.numpy_dtype_promotion("standard"):
         out = rule(wide[0], *wide[1], *wide[2], **wide[3])
     new, *states = out if slots else (out,)
-    encoded = jax.tree.map(lambda s, x: _dtypes.cast(x, s.dtype), slots, tuple(states))
-    return _dtypes.cast(new, u.dtype), encoded
+    return _encode(new, u), jax.tree.map(_encode, tuple(states), slots)
+
+
+def _encode(x: Any, like: jax.Array) -> jax.Array:
+    """What a rule returned, in the dtype of what it was given."""
+    if jnp.shape(x) != like.shape:
+        raise Refusal(
+            ValueError,
+            f"has a rule that returned shape {jnp.shape(x)} for an array of shape "
+            f"{like.shape}.",
+        )
+    if jnp.iscomplexobj(x) and not jnp.iscomplexobj(like):
+        raise Refusal(
+            TypeError,
+            f"cannot keep a complex array in a state of dtype {like.dtype}. Was the state "
+            "made for real parameters?",
+        )
+    return _dtypes.cast(x, like.dtype)
 
 
 def slot_like(
@@ -221,8 +238,11 @@ def chosen_by(mask: Any, params: Any) -> Any:
         >>> ox.tree.chosen_by({"w": True, "b": False}, params)
         {'b': [False, False], 'w': True}
     """
-    chosen = True if mask is None else mask(params) if callable(mask) else mask
-    return broadcast_prefix(chosen, params, "mask")
+    if mask is None:
+        mask = True
+    elif callable(mask) and jax.tree_util.all_leaves([mask]):
+        mask = mask(params)  # A tree may be callable too, as Equinox modules are.
+    return broadcast_prefix(mask, params, "mask")
 
 
 def global_norm(tree: Any) -> jax.Array:

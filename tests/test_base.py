@@ -256,9 +256,18 @@ def test_gradients_that_are_none_are_named(leaf):
 
 def test_params_that_are_no_arrays_are_named_at_update():
     tx = ox.sgd(0.1)
-    grads = {"w": jnp.ones(3), "f": None}
+    grads = {"w": jnp.ones(3), "f": jnp.ones(3)}
     with raises(TypeError, "`sgd`", "['f']", "the params", "builtin_function"):
         tx.update(grads, tx.init(grads), {"w": jnp.ones(3), "f": print})
+
+
+def test_params_that_get_no_gradient_may_be_anything():
+    # As in an Equinox module that was not filtered: its functions have no gradient.
+    tx = ox.adamw(0.1)
+    grads = {"w": jnp.ones(3), "f": None}
+    updates, _ = tx.update(grads, tx.init(grads), {"w": jnp.ones(3), "f": print})
+    assert updates["f"] is None
+    assert ox.apply_updates({"w": jnp.ones(3), "f": print}, updates)["f"] is print
 
 
 def test_float0_gradients_are_named():
@@ -330,6 +339,97 @@ def test_apply_updates_names_the_leaf():
         ox.apply_updates(PARAMS, {**PARAMS, "w": jnp.ones(6)})
     with raises(ValueError, "`apply_updates`", "lack leaf ['w']"):
         ox.apply_updates(PARAMS, {"b": PARAMS["b"]})
+
+
+def test_integer_params_cannot_be_updated():
+    with raises(TypeError, "`apply_updates`", "['n']", "int32"):
+        ox.apply_updates({"n": jnp.ones(2, jnp.int32)}, {"n": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("make", [ox.sgd, ox.adam])
+def test_a_subtree_in_the_place_of_a_leaf_is_described(make):
+    grads, params = {"w": jnp.ones(3)}, {"w": {"a": jnp.ones(3)}}
+    tx = make(0.1)
+    with raises(ValueError, "for the leaf ['w']", "PyTreeDef", "in the params"):
+        tx.update(grads, tx.init(params), params)
+    with raises(ValueError, "`apply_updates`", "for the leaf ['w']"):
+        ox.apply_updates(params, grads)
+
+
+@pytest.mark.parametrize("make", [ox.sgd, ox.adam])
+def test_a_gradient_for_nothing_is_named(make):
+    tx, params = make(0.1), {"w": jnp.ones(3), "b": None}
+    grads = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    with raises(ValueError, "for the leaf ['b']", "nothing (None)"):
+        tx.update(grads, tx.init(params), params)
+
+
+def test_a_schedule_that_gives_no_number_is_named():
+    for bad in (lambda t: jnp.ones(3), lambda t: None, lambda t: [0.1]):
+        tx = ox.sgd(bad)
+        grads = jnp.ones(3)
+        with raises(TypeError, "`scale_by_learning_rate`", "must give a number"):
+            tx.update(grads, tx.init(grads))
+
+
+def test_a_function_that_changes_shapes_is_no_transformation():
+    tx = ox.stateless(lambda updates, params: jnp.ones(7))
+    with raises(ValueError, "`stateless`", "(3,)", "(7,)"):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+
+
+def test_complex_gradients_of_real_params_are_refused():
+    tx = ox.sgd(0.1)
+    grads, params = {"w": jnp.ones(2, jnp.complex64)}, {"w": jnp.ones(2)}
+    with raises(TypeError, "`sgd`", "complex updates", "['w']", "the params are real"):
+        tx.update(grads, tx.init(params), params)
+    momentum = ox.scale_by_momentum(0.9)
+    with raises(TypeError, "`scale_by_momentum`", "complex", "float32"):
+        momentum.update(grads, momentum.init(params))
+
+
+def test_real_gradients_of_complex_params_keep_the_decay_whole():
+    tx = ox.add_decayed_weights(0.1)
+    params = jnp.asarray([1 + 10j], jnp.complex64)
+    updates, _ = tx.update(jnp.ones(1), tx.init(params), params)
+    np.testing.assert_allclose(updates, [1.1 + 1j], rtol=1e-6)
+
+
+def test_integers_and_booleans_stay_python_for_rules_that_branch_on_them():
+    @ox.transformation
+    def flipping():
+        def update(updates, state, params=None, *, flip=False, **extra):
+            return (ox.tree.leafwise(jnp.negative, updates) if flip else updates), state
+
+        return ox.GradientTransformation(lambda params: ox.EmptyState(), update)
+
+    tx = ox.chain(flipping())
+    g = jnp.ones(1)
+    assert tx.update(g, tx.init(g), flip=True)[0] == -1
+    assert tx.update(g, tx.init(g))[0] == 1
+    assert tx.update(g, tx.init(g), step=2**40)[0] == 1
+
+
+def test_a_rule_with_the_plain_signature_of_others_is_taken():
+    @ox.transformation
+    def negative():
+        def update(updates, state, params=None):
+            return ox.tree.leafwise(jnp.negative, updates), state
+
+        return ox.GradientTransformation(lambda params: ox.EmptyState(), update)
+
+    tx = ox.chain(negative())
+    g = jnp.ones(1)
+    assert tx.update(g, tx.init(g), value=1.0)[0] == -1
+
+
+def test_options_on_an_alias_are_refused():
+    @ox.transformation(smooths=True)
+    def alias():
+        return ox.chain(ox.scale(2.0))
+
+    with raises(TypeError, "`alias`", "takes no options"):
+        alias()
 
 
 def test_apply_updates_adds_in_the_dtype_of_the_parameter():
@@ -459,9 +559,9 @@ def test_every_decay_may_be_traced_and_be_zero():
             ox.chain(
                 ox.clip(1.0), ox.sgd(ox.cosine_decay_schedule(0.1, 100), momentum=0.9)
             ),
-            "chain(clip(1), sgd(cosine_decay_schedule(0.1, 100), momentum=0.9))",
+            "chain(clip(1.0), sgd(cosine_decay_schedule(0.1, 100), momentum=0.9))",
         ),
-        (ox.scale_by_momentum(dtype=jnp.bfloat16), "scale_by_momentum(dtype=bfloat16)"),
+        (ox.scale_by_momentum(dtype=jnp.bfloat16), "scale_by_momentum(dtype='bfloat16')"),
         (ox.scale_by_schedule(jnp.sin), "scale_by_schedule(sin)"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",

@@ -167,15 +167,43 @@ def test_extra_arguments_reach_a_foreign_stage_that_takes_them():
         seen.append((value, "gradient" in extra))
         return updates, state
 
+    def with_gradient(updates, state, params=None, *, gradient, **extra):
+        seen.append((extra["value"], gradient is not None))
+        return updates, state
+
     foreign = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    named = optax.GradientTransformationExtraArgs(optax.init_empty_state, with_gradient)
     plain = optax.GradientTransformation(
         optax.init_empty_state, lambda updates, state, params=None: (updates, state)
     )
     with jax.disable_jit():
-        tx = ox.chain(plain, foreign, ox.scale(1.0))
+        tx = ox.chain(plain, foreign, named, ox.scale(1.0))
         grads = jnp.ones(2)
         tx.update(grads, tx.init(grads), value=3.0)
-    assert seen == [(3.0, True)]
+    # The gradient lane goes to those that name it, not to whoever takes any extra: a line
+    # search of Optax hands what it does not know on to the loss, and fails.
+    assert seen == [(3.0, False), (3.0, True)]
+
+
+def test_line_searches_of_optax_run_in_our_chain():
+    def loss(x):
+        return jnp.sum((x - 3.0) ** 2)
+
+    def run(tx):
+        x = jnp.zeros(3)
+        state = tx.init(x)
+        for _ in range(3):
+            value, grads = jax.value_and_grad(loss)(x)
+            updates, state = tx.update(
+                grads, state, x, value=value, grad=grads, value_fn=loss
+            )
+            x = ox.apply_updates(x, updates)
+        return x
+
+    assert_close(run(ox.chain(optax.lbfgs())), run(optax.lbfgs()))
+    backtracking = optax.scale_by_backtracking_linesearch(15)
+    got, want = (run(m.chain(m.sgd(1.0), backtracking)) for m in (ox, optax))
+    assert_close(got, want)
 
 
 def test_a_foreign_state_keeps_its_dtypes_in_mixed_precision():

@@ -158,6 +158,47 @@ def test_restarts_fall_on_their_steps_for_long_runs():
     assert all(e < 0.03 for e in ends)
 
 
+@pytest.mark.parametrize("t_mul", [1.1, 1.001, 1.5, 3.0])
+def test_restarts_fall_on_the_first_step_of_their_cycle(t_mul):
+    kwargs = {"init_value": 1.0, "first_decay_steps": 1000, "t_mul": t_mul}
+    steps = range(0, 9000, 7)
+    want = [oracles.schedule_cosine_restarts(t, **kwargs) for t in steps]
+    f = ox.cosine_restarts_schedule(**kwargs)
+    np.testing.assert_allclose(f(jnp.asarray(steps)), want, atol=2e-5)
+    np.testing.assert_allclose([f(999), f(1000)], [0.0, 1.0], atol=1e-4)
+
+
+def test_restarts_of_traced_or_hopeless_growth_are_refused():
+    with pytest.raises(TypeError, match=r"t_mul=.*plain number"):
+        jax.jit(lambda k: ox.cosine_restarts_schedule(1.0, 10, k)(5))(2.0)
+    with pytest.raises(ValueError, match=r"t_mul=.*more than 100,000 cycles"):
+        ox.cosine_restarts_schedule(1.0, 100, 1 + 1e-7)
+
+
+def test_a_one_cycle_that_only_rises_reaches_its_peak():
+    f = ox.linear_onecycle_schedule(10, 1.0, pct_start=0.5, pct_final=0.5)
+    np.testing.assert_allclose(f(4), 0.04 + 0.8 * 0.96, rtol=1e-5)
+    g = ox.cosine_onecycle_schedule(10, 1.0, pct_start=1.0)
+    assert g(9) > 0.9
+    with pytest.raises(ValueError, match=r"pct_final=.*at least `pct_start` = 0.6.*0.5"):
+        ox.linear_onecycle_schedule(10, 1.0, pct_start=0.6, pct_final=0.5)
+
+
+def test_long_decays_are_right_to_rounding():
+    f = ox.exponential_decay(1.0, 1, 0.9999)
+    np.testing.assert_allclose(f(100_000), 0.9999**100_000, rtol=2e-6)
+    g = ox.cosine_decay_schedule(1.0, 10**6)
+    want = np.sin(np.pi / 2 * 10 / 10**6) ** 2
+    np.testing.assert_allclose(g(10**6 - 10), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint32", "int32"])
+def test_steps_of_any_integer_dtype_are_the_same_steps(dtype):
+    f = ox.exponential_decay(1.0, 10, 0.5, transition_begin=3)
+    steps = np.arange(0, 100, 9)
+    np.testing.assert_array_equal(f(jnp.asarray(steps, dtype)), f(jnp.asarray(steps)))
+
+
 def test_late_steps_are_exact():
     # 2^24 + 1 is no float32: to turn the step into one too early is to be a step off.
     begin = 2**24

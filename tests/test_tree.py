@@ -96,6 +96,31 @@ def test_a_closure_is_never_taken_for_another():
         np.testing.assert_array_equal(leafwise(times(k), jnp.ones(1)), [k])
 
 
+class Bound:
+    factor = 1.0
+
+    def rule(self, u):
+        return self.factor * u
+
+
+def test_methods_and_defaults_are_not_cached_with_what_they_hold():
+    bound = Bound()
+    for factor in (2.0, 3.0):
+        bound.factor = factor
+        np.testing.assert_array_equal(leafwise(bound.rule, jnp.ones(1)), [factor])
+
+    def total(k):
+        return jnp.sum(leafwise(lambda u, k=k: k * u, jnp.ones(1)))
+
+    with jax.checking_leaks():
+        assert jax.jit(total)(2.0) == 2.0
+
+
+def test_a_rule_that_changes_a_shape_is_refused():
+    with pytest.raises(Refusal, match=r"returned shape \(\) for an array of shape \(2,\)"):
+        leafwise(jnp.sum, jnp.ones(2))
+
+
 def test_a_rule_may_close_over_a_traced_number():
     def total(k):
         return jnp.sum(leafwise(lambda u: u * k, {"a": jnp.ones(3)})["a"])

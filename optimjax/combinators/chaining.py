@@ -23,7 +23,10 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
     - `scale_by_rms(b2, eps), scale_by_momentum(b1), scale_by_learning_rate(lr)` is
       RMSprop with momentum.
 
-    Chains nest: however stages are grouped, the updates are the same.
+    Chains nest: however stages are grouped, the updates are the same. The gradient travels
+    in `ox.chain` alone, though: in an `optax.chain`, or called by hand one after another,
+    stages such as `scale_by_rms` and Nadam's take what they are given for the gradient. Put
+    a whole `ox.chain` into an `optax.chain`, not the stages of one.
 
     The dtype rule, for every transformation of the library and so for a whole chain:
     arithmetic is done in at least float32, state keeps the dtypes that `init` gave it,

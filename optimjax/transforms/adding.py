@@ -213,7 +213,8 @@ def add_noise(
 ) -> GradientTransformation:
     r"""Adds Gaussian noise that fades: $u_t = g_t + \mathcal N(0, \eta / t^\gamma)$.
 
-    Here $t = 1, 2, \dots$ The numbers are those that Optax draws from the same key.
+    Here $t = 1, 2, \dots$ For float32 updates the numbers are those that Optax draws from
+    the same key.
 
     Args:
         eta: $\eta \ge 0$, the variance at the first step.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import numerics
+from .. import _dtypes, numerics
 from ..base import (
     EmptyState,
     GradientTransformation,
@@ -67,8 +67,10 @@ def clip_by_global_norm(max_norm: Threshold) -> GradientTransformation:
     $$ u = g \cdot \min(1, c / \lVert g \rVert), \qquad
        \lVert g \rVert = \sqrt{\textstyle\sum_i |g_i|^2} \text{ over all leaves}. $$
 
-    The norm is that of `tree.global_norm`: float32 at least, whatever the leaves are. If
-    it is infinite or NaN, so are updates: see `zero_nans` for a guard.
+    The norm is that of `tree.global_norm`: float32 at least, whatever the leaves are, so
+    that numbers whose squares leave the range of that dtype (in float32, beyond 1.8e19 or
+    below 1e-23) make it infinite, and the updates zero, or leave them out. A NaN makes all
+    updates NaN.
 
     Args:
         max_norm: $c$, in $[0, \infty]$. May be traced. PyTorch's `clip_grad_norm_` adds
@@ -162,13 +164,12 @@ def zero_nans() -> GradientTransformation:
         **extra: Any,
     ) -> tuple[Updates, OptState]:
         del params, extra
-        found = jax.tree.map(
-            lambda g, old: None if old is None else _has_nan(g),
-            updates,
-            state.found_nan,
-            is_leaf=lambda x: x is None,
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+        old = _dtypes.match(treedef, leaves, state.found_nan, "the state", scalars=True)
+        found = treedef.unflatten(
+            None if o is None else _has_nan(g) for g, o in zip(leaves, old, strict=True)
         )
-        updates = leafwise(lambda g: jnp.where(jnp.isnan(g), 0, g), updates)
+        updates = leafwise(_without_nans, updates)
         return updates, ZeroNansState(found)
 
     return GradientTransformation(init, update)
@@ -176,6 +177,10 @@ def zero_nans() -> GradientTransformation:
 
 def _has_nan(g: jax.Array | None) -> jax.Array:
     return jnp.zeros((), bool) if g is None else jnp.any(jnp.isnan(g))
+
+
+def _without_nans(g: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isnan(g), 0, g)
 
 
 def _centralize(g: jax.Array, *, output_axis: int) -> jax.Array:

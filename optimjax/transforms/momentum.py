@@ -23,20 +23,10 @@ class ScaleByMomentumState(NamedTuple):
 
 
 def _momentum(
-    g: jax.Array,
-    m: jax.Array,
-    *,
-    decay: Any,
-    gain: Any,
-    is_mean: bool = False,
-    nesterov: bool = False,
+    g: jax.Array, m: jax.Array, *, decay: Any, gain: Any, ahead: Any, nesterov: bool
 ) -> tuple[jax.Array, jax.Array]:
-    def next_after(m: jax.Array) -> jax.Array:
-        # The same number twice over; a running mean is more exact in the first form.
-        return numerics.lerp(m, g, gain) if is_mean else decay * m + gain * g
-
-    m = next_after(m)
-    return next_after(m) if nesterov else m, m
+    m = numerics.decay_and_add(m, gain * g, decay)
+    return numerics.decay_and_add(m, ahead * g, decay) if nesterov else m, m
 
 
 @transformation(state=ScaleByMomentumState, smooths=True)
@@ -112,7 +102,8 @@ def scale_by_momentum(
         **extra: Any,
     ) -> tuple[Updates, OptState]:
         del params, extra
-        gain, count = 1 - dampening, state.count
+        gain = ahead = 1 - dampening
+        count = state.count
         if count is not None:
             gain = numerics.as_scalar(jnp.where(count == 0, 1.0, gain))
             count = numerics.increment(count)
@@ -122,17 +113,12 @@ def scale_by_momentum(
             state.momentum,
             decay=decay,
             gain=gain,
-            is_mean=dampening is decay or _equal(dampening, decay),
+            ahead=ahead,
             nesterov=nesterov,
         )
         return updates, ScaleByMomentumState(momentum, count)
 
     return GradientTransformation(init, update)
-
-
-def _equal(x: Any, y: Any) -> bool:
-    """Whether two hyperparameters are known to be the same number."""
-    return isinstance(x, float) and isinstance(y, float) and x == y
 
 
 class EmaState(NamedTuple):
@@ -143,9 +129,9 @@ class EmaState(NamedTuple):
 
 
 def _ema(
-    g: jax.Array, m: jax.Array, *, weight: Any, correction: Any
+    g: jax.Array, m: jax.Array, *, decay: Any, correction: Any
 ) -> tuple[jax.Array, jax.Array]:
-    m = numerics.lerp(m, g, weight)
+    m = numerics.decay_and_add(m, (1 - decay) * g, decay)
     return numerics.over(m, correction), m
 
 
@@ -192,7 +178,7 @@ def ema(
         count = numerics.increment(state.count)
         correction = numerics.one_minus_power(decay, count) if debias else 1.0
         updates, mean = leafwise(
-            _ema, updates, state.ema, weight=1 - decay, correction=correction
+            _ema, updates, state.ema, decay=decay, correction=correction
         )
         return updates, EmaState(count, mean)
 
@@ -367,7 +353,7 @@ def add_nadam_correction(
         count = numerics.increment(state.count)
         t = numerics.as_scalar(count)
         now, ahead = mu(t), mu(t + 1)
-        product = state.product * now
+        product = (state.product * now).astype(state.product.dtype)
         updates = leafwise(
             _look_ahead,
             updates,

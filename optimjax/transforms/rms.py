@@ -26,7 +26,7 @@ def _rss(
 ) -> tuple[jax.Array, jax.Array]:
     s = s + numerics.abs_sq(g)
     root = numerics.sqrt(s + eps_root) + eps
-    return jnp.where(s > 0, numerics.divide(u, root), 0), s
+    return jnp.where(s == 0, 0, numerics.divide(u, root)), s
 
 
 @transformation(state=ScaleByRssState)
@@ -112,6 +112,13 @@ class ScaleByRmsState(NamedTuple):
     nu_max: Params | None  # The largest v so far, if `amsgrad`; else None.
 
 
+def _weighted_square(g: jax.Array, weight: Any) -> jax.Array:
+    """`weight * |g|^2`, in the order that overflows later than the square alone."""
+    if jnp.iscomplexobj(g):
+        return weight * g.real * g.real + weight * g.imag * g.imag
+    return weight * g * g
+
+
 def _rms(
     u: jax.Array,
     v: jax.Array,
@@ -119,19 +126,19 @@ def _rms(
     v_max: jax.Array | None,
     g: jax.Array,
     *,
-    weight: Any,
+    decay: Any,
     eps: Any,
     eps_root: Any,
     correction: Any,
     amsgrad: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    v = numerics.lerp(v, numerics.abs_sq(g), weight)
+    v = numerics.decay_and_add(v, _weighted_square(g, 1 - decay), decay)
     v_hat = v
     if v_max is not None and amsgrad == "raw":
         v_hat = v_max = jnp.maximum(v_max, v_hat)
     v_hat = v_hat / correction
     if a is not None:
-        a = numerics.lerp(a, g, weight)
+        a = numerics.decay_and_add(a, (1 - decay) * g, decay)
         # Rounding can make a small variance negative, hence the maximum.
         v_hat = jnp.maximum(v_hat - numerics.abs_sq(numerics.over(a, correction)), 0)
     if v_max is not None and amsgrad == "corrected":
@@ -230,7 +237,7 @@ def scale_by_rms(
             state.mean,
             state.nu_max,
             reads=(gradient,),
-            weight=1 - decay,
+            decay=decay,
             eps=0.0 if eps_in_sqrt else eps,
             eps_root=eps_root + eps if eps_in_sqrt else eps_root,
             correction=correction,
@@ -256,7 +263,7 @@ def _infinity(
     eps_in_max: Any,
     eps: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    w = jnp.maximum(decay * w, numerics.modulus(g) + eps_in_max)
+    w = jnp.maximum(numerics.decay_and_add(w, 0, decay), numerics.modulus(g) + eps_in_max)
     return numerics.divide(u, w + eps), w
 
 

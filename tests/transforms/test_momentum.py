@@ -39,6 +39,32 @@ def test_a_long_running_mean_has_no_bias_also_for_a_decay_near_one(rng):
     assert np.std((got - want)[10_000:]) < 2e-6
 
 
+def test_small_decays_do_not_remember_by_rounding():
+    # A mean stepped as m + w (g - m) with w near 1 keeps the rounding of m forever.
+    g = jnp.asarray([1e8, 1e-6])
+    for make in (ox.scale_by_momentum, ox.ema):
+        for decay in (0.0, 0.01, 0.3):
+            tx = make(decay)
+            _, state = tx.update(g, tx.init(g))
+            got, _ = tx.update(g[::-1], state)
+            exact = getattr(oracles, make.__name__)
+            want = exact(np.float64([g, g[::-1]]), decay=decay)[-1]
+            np.testing.assert_allclose(got, want, rtol=3e-7)
+
+
+def test_an_undamped_start_leaves_the_look_ahead_damped(rng):
+    grads = rng.normal(size=(5, 3))
+    for dampening in (0.9, 0.5):
+        kwargs = {"dampening": dampening, "nesterov": True, "undamped_start": True}
+        tx, got = ox.scale_by_momentum(0.9, **kwargs), []
+        state = tx.init(jnp.zeros(3))
+        for g in grads:
+            u, state = tx.update(jnp.float32(g), state)
+            got.append(u)
+        want = oracles.scale_by_momentum(grads, decay=0.9, **kwargs)
+        np.testing.assert_allclose(got, want, rtol=2e-6)
+
+
 def test_nesterov_foresees_a_repeated_gradient(rng):
     g = jnp.float32(rng.normal(size=4))
     for kwargs in ({}, {"dampening": 0.3}, {"dampening": 0.9}):

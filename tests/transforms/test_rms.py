@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 import optimjax as ox
@@ -52,6 +53,35 @@ def test_a_centered_rms_of_a_constant_gradient_is_its_epsilon_never_nan():
     for _ in range(200):
         updates, state = tx.update(g, state)
         assert jnp.isfinite(updates).all()
+
+
+@pytest.mark.parametrize("make", [ox.adam, ox.rmsprop, ox.amsgrad, ox.adagrad])
+def test_an_overflow_of_the_square_is_no_nan(make):
+    tx = make(1.0)
+    state = tx.init(jnp.ones(1))
+    for g in (1.0, 1e30, 1.0, 1.0):
+        updates, state = tx.update(jnp.asarray([g]), state)
+        assert jnp.isfinite(updates).all()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_sizes_are_right_to_rounding_for_every_decay(decay, rng):
+    grads = np.float32(np.exp(3 * rng.normal(size=(40, 50))))
+    tx = ox.scale_by_rms(decay, eps=0.0)
+
+    def step(state, g):
+        updates, state = tx.update(g, state)
+        return state, updates
+
+    got = jax.lax.scan(step, tx.init(jnp.asarray(grads[0])), jnp.asarray(grads))[1]
+    want = oracles.scale_by_rms(np.float64(grads), decay=decay, eps=0.0)
+    np.testing.assert_allclose(got, want, rtol=2e-6)
+
+
+def test_adagrad_does_not_hide_a_nan():
+    tx = ox.adagrad(1.0)
+    g = jnp.asarray([jnp.nan])
+    assert jnp.isnan(tx.update(g, tx.init(g))[0]).all()
 
 
 @pytest.mark.parametrize("kind", ["raw", "corrected"])
