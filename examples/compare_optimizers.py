@@ -16,6 +16,7 @@ It prints a table and draws a picture. Start reading at `train`.
 
 import argparse
 import functools
+import itertools
 import os
 import statistics
 import time
@@ -141,6 +142,7 @@ class Score(NamedTuple):
 
 def train(
     name: str,
+    stride: int,
     run: Run,
     rate: jax.Array,
     order: jax.Array,
@@ -148,18 +150,21 @@ def train(
     first: jax.Array,
     last: jax.Array,
 ) -> tuple[Run, Score]:
-    """One training, taken on from step `first` to step `last`."""
+    """One training, taken on from step `first` to step `last`, `stride` steps at most."""
     training, test = data
     optimizer = OPTIMIZERS[name].make(rate)  # The rate is traced: no number yet.
 
-    def step(i: jax.Array, run: Run) -> Run:
+    def step(run: Run, i: jax.Array) -> Run:
         batch = Digits(training.pixels[order[i]], training.labels[order[i]])
         gradient = jax.grad(cross_entropy)(run.params, batch)
         updates, state = optimizer.update(gradient, run.state, run.params)
         return Run(ox.apply_updates(run.params, updates), state)
 
-    # `first` and `last` are traced too: one program runs any number of steps.
-    run = jax.lax.fori_loop(first, last, step, run)
+    def step_if_due(run: Run, i: jax.Array) -> tuple[Run, None]:
+        # `last` is traced: one program serves all parts, of whatever length.
+        return jax.lax.cond(i < last, step, lambda run, i: run, run, i), None
+
+    run, _ = jax.lax.scan(step_if_due, run, first + jnp.arange(stride))
     loss = cross_entropy(run.params, training)
     sound = jnp.isfinite(loss)
     return run, Score(
@@ -169,6 +174,7 @@ def train(
 
 
 def train_all(
+    stride: int,
     runs: dict[str, Run],
     rates: dict[str, jax.Array],
     orders: jax.Array,
@@ -179,7 +185,7 @@ def train_all(
     """Every training: each optimizer's runs have the leading axes (rates, seeds)."""
     new_runs, scores = {}, {}
     for name, run in runs.items():
-        one = functools.partial(train, name)
+        one = functools.partial(train, name, stride)
         seeds = jax.vmap(one, in_axes=(0, None, 0, None, None, None))
         grid = jax.vmap(seeds, in_axes=(0, 0, None, None, None, None))
         new_runs[name], scores[name] = grid(run, rates[name], orders, data, first, last)
@@ -248,13 +254,14 @@ def compare(
     rates = {name: OPTIMIZERS[name].lowest * GRID for name in names}
     runs = jax.jit(functools.partial(start_all, names))(keys[:, 0])
     # The old runs are given up to the new ones (donated), so that no call copies them.
-    program = jax.jit(train_all, donate_argnums=0)
+    points, scores = look_at(steps), []
+    stride = max(last - first for first, last in itertools.pairwise(points))
+    program = jax.jit(functools.partial(train_all, stride), donate_argnums=0)
     program = program.lower(runs, rates, orders, data, 0, 0).compile()
     progress.update(compiling, total=1, completed=1)
 
     # From 0 to 0 first: no step, only the scores at the start.
     progress.start_task(training)
-    points, scores = look_at(steps), []
     for first, last in zip([0, *points], points, strict=False):
         runs, score = program(runs, rates, orders, data, first, last)
         scores.append(jax.device_get(score))

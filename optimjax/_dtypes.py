@@ -189,7 +189,7 @@ def _difference(updates: Any, other: Any, what: str) -> str:
     if missing:
         parts.append(f"the updates lack {_listed(missing)}")
     if added:
-        parts.append(f"the updates have {_listed(added)}, which {what} lack")
+        parts.append(f"the updates have {_listed(added)}, missing in {what}")
     if not parts:
         parts.append(
             f"the updates are a {jax.tree.structure(updates)}, {what} a "

@@ -133,6 +133,7 @@ def test_messages_read_as_they_should():
         (lambda: ox.adam(1e-3, mu_dtype="complex64"), ["mu_dtype", "real", "complex64"]),
         (lambda: ox.adam(1e-3, mu_dtype="nope"), ["`adam(mu_dtype=...)`", "'nope'"]),
         (lambda: ox.chain(ox.adam), ["`chain`", "argument 0", "mean `adam(...)`"]),
+        (lambda: ox.chain([ox.scale(1.0)]), ["`chain`", "argument 0", "Put a `*`"]),
         (lambda: ox.stateless(3), ["`stateless(f=...)`", "function", "3"]),
         (lambda: ox.scale_by_schedule(0.1), ["step_size_fn", "function", "`scale`"]),
         (lambda: ox.add_noise(0.1, 0.1, "a"), ["`add_noise(key=...)`", "'a'"]),
@@ -205,7 +206,7 @@ def test_a_missing_leaf_is_named_also_without_params():
 def test_a_leaf_too_many_is_named():
     tx = ox.sgd(0.1)
     grads = {**PARAMS, "extra": jnp.ones(1)}
-    with raises(ValueError, "`sgd`", "have leaf ['extra']", "the params lack"):
+    with raises(ValueError, "`sgd`", "have leaf ['extra']", "missing in the params"):
         tx.update(grads, tx.init(PARAMS), PARAMS)
 
 

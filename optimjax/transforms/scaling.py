@@ -102,8 +102,8 @@ def scale_by_learning_rate(
 
     Args:
         learning_rate: $\eta \ge 0$: a number, a traced scalar, or a schedule, called with
-            $t = 0, 1, \dots$: the first step uses $\eta_0$. A schedule is a pure function: it
-            is compiled, and what it reads from outside is read once.
+            $t = 0, 1, \dots$: the first step uses $\eta_0$. A schedule is a pure function:
+            it is compiled, and what it reads from outside is read once.
         flip_sign: Whether to descend; `False` gives $+\eta_t\,g_t$.
 
     Returns:
