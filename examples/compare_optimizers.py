@@ -7,7 +7,7 @@ grid of them, and `jax.jit` makes one program of it all.
 
 Run it, from anywhere:
 
-    pip install 'optimjax[examples]'
+    pip install -e '.[examples]'    # in a clone
     python compare_optimizers.py
     python compare_optimizers.py --optimizers sgd,adam --steps 100 --out two.png
 
@@ -42,7 +42,7 @@ try:
     from sklearn.model_selection import train_test_split
 except ImportError as error:
     raise SystemExit(
-        f"{error.name} is missing; get it with: pip install 'optimjax[examples]'"
+        f"{error.name} is missing; get it with: pip install -e '.[examples]' in a clone"
     ) from None
 
 
@@ -499,7 +499,7 @@ def draw_accuracies(axes: Axes, results: dict[str, Result]) -> None:
     axes.set_yticks(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
     axes.set_yticks([], minor=True)
     axes.set_xlabel("learning rate")
-    axes.set_title("Test accuracy at every rate (dot: the best rate)", loc="left")
+    axes.set_title("Test accuracy at every rate (dot: the rate on the left)", loc="left")
 
 
 # The command line.

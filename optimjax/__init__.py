@@ -1,4 +1,24 @@
-"""Composable gradient transformations in JAX."""
+"""Composable gradient transformations in JAX.
+
+    import optimjax as ox
+
+    optimizer = ox.chain(ox.clip_by_global_norm(1.0), ox.adam(1e-3))
+    state = optimizer.init(params)
+    updates, state = optimizer.update(grads, state, params)
+    params = ox.apply_updates(params, updates)
+
+Optimizers: sgd, momentum, adagrad, rmsprop, adam, adamw, nadam, amsgrad, adamax.
+
+Stages: scale, scale_by_learning_rate, scale_by_schedule, scale_by_sign, scale_by_momentum,
+ema, add_bias_correction, add_nadam_correction, scale_by_rss, scale_by_rms,
+scale_by_infinity_moment, add_decayed_weights, add_l1_decay, soft_threshold, add_noise,
+clip, clip_by_norm, clip_by_global_norm, zero_nans, centralize, identity, stateless; and
+chain, which puts them one after another.
+
+Schedules: *_schedule, exponential_decay, inverse_time_decay.
+
+For rules of your own: transformation, and the modules tree, numerics, typing and testing.
+"""
 
 # Foundations: what a transformation is, and how its result is applied.
 from . import (

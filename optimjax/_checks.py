@@ -7,6 +7,7 @@ numbers into Python floats (so that ``1 - decay`` is computed in double precisio
 it meets an array), and gives the call back as text for the `repr`.
 """
 
+import difflib
 import functools
 import inspect
 import types
@@ -139,11 +140,19 @@ def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> Bound:
     """
     name = function.__name__
     signature, checks = _contract(function)
+    known = list(signature.parameters)
+    for argument in kwargs:
+        if argument not in known:
+            like = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
+            hint = f" Did you mean `{like[0]}`?" if like else ""
+            raise TypeError(
+                f"`{name}` has no argument `{argument}`; it takes `{_plainly(signature)}`."
+                f"{hint}"
+            )
     try:
         call = signature.bind(*args, **kwargs)
     except TypeError as error:
-        arguments = ", ".join(signature.parameters)
-        raise TypeError(f"`{name}({arguments})`: {error}.") from None
+        raise TypeError(f"`{name}{_plainly(signature)}`: {error}.") from None
     for argument, value in call.arguments.items():
         if argument in checks:
             where = f"`{name}({argument}=...)`"
@@ -161,6 +170,17 @@ def domains(function: Callable[..., Any]) -> dict[str, Number]:
             if isinstance(mark, Number):
                 found[name] = mark
     return found
+
+
+def _plainly(signature: inspect.Signature) -> str:
+    """A signature as people write it: names and defaults, no annotations."""
+    return str(legible(signature).replace(return_annotation=inspect.Signature.empty))
+
+
+def legible(signature: inspect.Signature) -> inspect.Signature:
+    """`signature` for `help`: the ranges are in the docstring, and long to spell."""
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return signature.replace(parameters=bare)
 
 
 @functools.cache
@@ -217,16 +237,17 @@ def _marks(annotation: Any) -> list[Any]:
 def _show(value: Any) -> str:
     """The expression of an argument, where it has one, or else a short text."""
     if isinstance(value, jax.core.Tracer):
-        return f"<traced {value.dtype}{list(value.shape)}>"
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
-        if value.shape == () and jnp.issubdtype(value.dtype, jnp.number):
-            return repr(value.item())
-        return f"<array {value.dtype}{list(value.shape)}>"
-    if isinstance(value, type | np.dtype) or hasattr(value, "dtype"):
-        try:
-            return repr(jnp.dtype(value).name)
-        except TypeError:
-            pass
-    if isinstance(value, type) or inspect.isroutine(value):
-        return value.__name__
-    return repr(value)
+        text = f"<traced {value.dtype}{list(value.shape)}>"
+    elif isinstance(value, jax.Array | np.ndarray | np.generic):
+        number = value.shape == () and jnp.issubdtype(value.dtype, jnp.number)
+        text = repr(value.item()) if number else f"<array {value.dtype}{list(value.shape)}>"
+    elif isinstance(value, np.dtype) or hasattr(value, "dtype"):
+        text = repr(jnp.dtype(value).name)  # A class such as `jnp.bfloat16`, too.
+    elif isinstance(value, type) or inspect.isroutine(value):
+        text = value.__name__
+    elif hasattr(value, "init") and inspect.isfunction(getattr(value, "update", None)):
+        maker = value.update.__qualname__.split(".")[0]  # A foreign transformation.
+        text = f"<{maker} of {value.update.__module__.split('.')[0]}>"
+    else:
+        text = repr(value)
+    return text

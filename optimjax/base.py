@@ -265,7 +265,13 @@ def _member(
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = _checks.bound(factory, args, kwargs)
-        init, update = factory(*call.args, **call.kwargs)
+        made = factory(*call.args, **call.kwargs)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise TypeError(
+                f"`{name}` must return `GradientTransformation(init, update)`, but "
+                f"returned {made!r}."
+            )
+        init, update = made
         if isinstance(update, _Update):  # An alias: an expression of other members.
             if smooths or real or state is not EmptyState:
                 raise TypeError(
@@ -277,24 +283,37 @@ def _member(
             advance, reads, stateless = update.advance, _reads_of(update.stages), False
         else:
             advance, reads = _rule(update, name, state, smooths), _keywords(update)
-            init, stateless = _checked_init(init, name, real), state is EmptyState
+            init = _checked_init(init, name, state, real)
+            stateless = state is EmptyState
         return GradientTransformation(
             init, _Update(advance, name, call.expression, reads, stateless)
         )
 
+    setattr(make, "__signature__", _checks.legible(inspect.signature(factory)))  # noqa: B010
     return make
 
 
 def _checked_init(
-    init: Callable[[Params], OptState], name: str, real: bool
+    init: Callable[[Params], OptState], name: str, state_type: type, real: bool
 ) -> Callable[[Params], OptState]:
     @functools.wraps(init)
     def checked(params: Params) -> OptState:
         with _named(name):
             _dtypes.check_inexact(params, "the params", real=real)
-            return init(params)
+            state = init(params)
+        _check_made(state, state_type, f"the `init` of `{name}` returned")
+        return state
 
     return checked
+
+
+def _check_made(state: OptState, state_type: type, who: str) -> None:
+    if not isinstance(state, state_type):
+        raise TypeError(
+            f"{who} a `{type(state).__name__}` for its state, where a "
+            f"`{state_type.__name__}` was declared. Declare what it returns: "
+            "`@transformation(state=...)`."
+        )
 
 
 def _rule(
@@ -331,7 +350,11 @@ def _rule(
                 )
         taken = _taken(update, {"gradient": gradient, **extra})
         with _named(name):
-            out, state = update(updates, state, params, **taken)
+            made = update(updates, state, params, **taken)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise TypeError(f"the `update` of `{name}` must return `(updates, state)`.")
+        out, state = made
+        _check_made(state, state_type, f"the `update` of `{name}` returned")
         return out, gradient if smooths else out, state
 
     return advance

@@ -318,6 +318,11 @@ def _sorted_scales(
     boundaries_and_scales: Mapping[int, Any] | None, name: str
 ) -> tuple[list[int], list[float]]:
     where = f"`{name}(boundaries_and_scales=...)`"
+    if boundaries_and_scales is not None and not isinstance(boundaries_and_scales, Mapping):
+        raise TypeError(
+            f"{where} must be a dict from steps to scales, such as {{100: 0.1}}, but got "
+            f"{boundaries_and_scales!r}."
+        )
     steps, scales = [], []
     for step, scale in sorted((boundaries_and_scales or {}).items()):
         steps.append(_checks.Integer(0)(step, f"each step of {where}"))

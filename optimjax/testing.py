@@ -5,8 +5,10 @@
     check_transformation(my_rule(0.9), params)
 
 Each law is a function `law(tx, params, **extra)` that raises `AssertionError` and says by
-its name and docstring what it asks for; `LAWS` lists them all. They hold for anything with
-`init` and `update`, whoever wrote it.
+its name and docstring what it asks for; `LAWS` lists them all. They can be run on anything
+with `init` and `update`, whoever wrote it. What helps to keep them: slots of state made by
+`optimjax.tree.slot_like`, rules brought to trees by `optimjax.tree.leafwise`, divisions and
+roots of `optimjax.numerics`.
 """
 
 import pickle
@@ -45,13 +47,22 @@ def check_transformation(
     Raises:
         AssertionError: If a law is broken; the message lists all that are, each with what
             it asks for and what happened.
+        TypeError: If `tx` is no transformation.
+        ValueError: If there is no law of a name in `laws`.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
         >>> from optimjax.testing import check_transformation
         >>> check_transformation(ox.adam(1e-3), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
     """
-    broken = []
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        name = getattr(tx, "__name__", None)
+        hint = f" Did you mean `{name}(...)`?" if name else ""
+        raise TypeError(f"`check_transformation` takes a transformation, not {tx!r}.{hint}")
+    unknown = set(laws or ()) - set(LAWS)
+    if unknown:
+        raise ValueError(f"There is no law {sorted(unknown)}; there are {list(LAWS)}.")
+    broken, causes = [], {}
     for name in LAWS if laws is None else laws:
         law = LAWS[name]
         try:
@@ -59,7 +70,11 @@ def check_transformation(
         except Exception as error:
             asked = (law.__doc__ or "").strip().splitlines()[0]
             kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-            broken.append(f"- {name}: {asked}\n    {kind}{str(error).strip()}")
+            cause = kind + str(error).strip()
+            same = causes.setdefault(cause, name)
+            if same != name:
+                cause = f"For the same reason as {same}."
+            broken.append(f"- {name}: {asked}\n    {cause}")
     if broken:
         count = "1 law" if len(broken) == 1 else f"{len(broken)} laws"
         raise AssertionError(f"{tx!r} breaks {count}:\n" + "\n".join(broken))

@@ -138,6 +138,13 @@ def _kernel(rule: Any, u: Any, slots: Any, reads: Any, scalars: Any) -> Any:
     # meets a complex one is the only promotion there can be, and is meant.
     with jax.numpy_dtype_promotion("standard"):
         out = rule(wide[0], *wide[1], *wide[2], **wide[3])
+    if slots and not (isinstance(out, tuple) and len(out) == 1 + len(slots)):
+        got = f"{len(out)} values" if isinstance(out, tuple) else "one"
+        raise Refusal(
+            TypeError,
+            f"has a rule that must return `(u, ...)` with {len(slots)} slots, but returned "
+            f"{got}.",
+        )
     new, *states = out if slots else (out,)
     return _encode(new, u), jax.tree.map(_encode, tuple(states), slots)
 

@@ -126,7 +126,15 @@ def test_messages_read_as_they_should():
         (lambda: ox.adam(1e-3, b1=jnp.ones(3)), ["`adam(b1=...)`", "shape (3,)"]),
         (lambda: ox.adam(1e-3, b1=1j), ["`adam(b1=...)`", "a number", "1j"]),
         (lambda: ox.adam(1e-3, b1=lambda t: t), ["`adam(b1=...)`", "takes no schedule"]),
-        (lambda: ox.adam(1e-3, beta1=0.9), ["`adam(", "unexpected", "'beta1'"]),
+        (lambda: ox.adam(1e-3, beta1=0.9), ["no argument `beta1`", "mean `b1`?"]),
+        (
+            lambda: ox.adam(lr=1e-3),
+            ["`adam` has no argument `lr`", "learning_rate, b1=0.9"],
+        ),
+        (
+            lambda: ox.scale_by_rms(0.9, 1e-8, 0.0, True),
+            ["`scale_by_rms(", "*, eps_in_sqrt"],
+        ),
         (ox.adam, ["`adam(", "missing", "'learning_rate'"]),
         (lambda: ox.adam(1e-3, nesterov=1), ["`adam(nesterov=...)`", "True or False", "1"]),
         (lambda: ox.adam(1e-3, mu_dtype="int8"), ["`adam(mu_dtype=...)`", "float", "int8"]),
@@ -422,6 +430,59 @@ def test_a_rule_with_the_plain_signature_of_others_is_taken():
     tx = ox.chain(negative())
     g = jnp.ones(1)
     assert tx.update(g, tx.init(g), value=1.0)[0] == -1
+
+
+def wrong_rules():
+    good_init, good_update = (lambda p: ox.EmaState(p, p)), (lambda u, s, p=None: (u, s))
+
+    @ox.transformation(state=ox.EmaState)
+    def mine(init, update):
+        return ox.GradientTransformation(init, update)
+
+    @ox.transformation
+    def undeclared():
+        return ox.GradientTransformation(good_init, good_update)
+
+    @ox.transformation
+    def nothing():
+        pass
+
+    g = jnp.ones(2)
+
+    def step(init=good_init, update=good_update):
+        tx = mine(init, update)
+        return tx.update(g, tx.init(g))
+
+    yield lambda: step(init=lambda p: (p,)), ["`init` of `mine`", "`tuple`", "`EmaState`"]
+    yield (
+        lambda: step(update=lambda u, s, p=None: (u, (s,))),
+        ["`update` of `mine`", "`tuple`", "`EmaState`"],
+    )
+    yield lambda: step(update=lambda u, s, p=None: u), ["`update` of `mine`", "must return"]
+    yield lambda: step(update=lambda u, s: (u, s)), ["must take `(updates, state, params"]
+    yield lambda: undeclared().init(g), ["`init` of `undeclared`", "`EmaState`", "Declare"]
+    yield nothing, ["`nothing` must return", "None"]
+    yield (
+        lambda: ox.tree.leafwise(lambda u, s: u, g, g),
+        ["must return `(u, ...)` with 1 slots", "one"],
+    )
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_mistakes_in_a_rule_of_ones_own_are_named_at_once(case):
+    call, words = list(wrong_rules())[case]
+    with raises((TypeError, ValueError), *words):
+        call()
+
+
+def test_help_shows_a_legible_signature():
+    import inspect
+
+    text = str(inspect.signature(ox.adam)).replace("optimjax.base.", "")
+    assert text == (
+        "(learning_rate, b1=0.9, b2=0.999, eps=1e-08, eps_root=0.0, mu_dtype=None, *, "
+        "nesterov=False) -> GradientTransformation"
+    )
 
 
 def test_options_on_an_alias_are_refused():

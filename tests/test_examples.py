@@ -38,15 +38,15 @@ def test_a_rule_of_ones_own_reaches_its_goal_and_keeps_the_laws():
     assert float(re.findall(r"loss (\d+\.\d+)", out)[-1]) < 1e-3
 
 
-@pytest.mark.parametrize("blocks", [1])
-def test_the_quick_start_of_the_readme_runs(blocks):
+def test_the_quick_start_and_the_sweep_of_the_readme_run():
     readme = (ROOT / "README.md").read_text()
-    code = re.findall(r"```python\n(import .*?)```", readme, re.DOTALL)
-    assert len(code) == blocks
+    start, sweep = re.findall(r"```python\n((?:import|def) .*?)```", readme, re.DOTALL)
     names = {}
     with jax.numpy_dtype_promotion("standard"):
-        exec(code[0], names)
+        exec(start, names)
+        exec(sweep, names)
     assert abs(names["params"]["w"] - 3.0).max() < 0.05
+    assert names["losses"][4] < 0.01 < names["losses"][0]
 
 
 def test_the_comparison_prints_its_table_and_draws_its_picture(tmp_path):

@@ -130,6 +130,22 @@ def test_the_check_passes_a_transformation_from_outside():
     check_transformation(flip(), {"w": jnp.ones(3)})
 
 
+def test_the_check_folds_what_has_one_cause():
+    broken = Broken.of(lambda u, s, p=None, **extra: (u, s), init=lambda params: 1 / 0)
+    with pytest.raises(
+        AssertionError, match="For the same reason as updates_keep"
+    ) as error:
+        check_transformation(broken, {"w": jnp.ones(3)})
+    assert str(error.value).count("division by zero") == 1
+
+
+def test_the_check_says_what_it_takes():
+    with pytest.raises(TypeError, match=r"Did you mean `adam\(\.\.\.\)`\?"):
+        check_transformation(ox.adam, jnp.ones(3))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"no law \['donate'\]; there are \['updates_keep"):
+        check_transformation(ox.adam(0.1), jnp.ones(3), laws=["donate"])
+
+
 def test_the_check_can_be_asked_for_single_laws():
     check_transformation(
         BROKEN["unknown_extras_are_ignored"],

@@ -62,7 +62,9 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
         if not (hasattr(stage, "init") and hasattr(stage, "update")):
             name = getattr(stage, "__name__", None)
             hint = f" Did you mean `{name}(...)`?" if name else ""
-            if isinstance(stage, list | tuple):
+            if hasattr(stage, "expression"):
+                hint = " A schedule goes into `scale_by_learning_rate`, or another stage."
+            elif isinstance(stage, list | tuple):
                 hint = " Put a `*` before it, to give its items one by one."
             raise TypeError(
                 f"`chain` takes transformations, but argument {i} is {stage!r}.{hint}"
