@@ -124,9 +124,15 @@ class _Update:
             # for it, nobody needs it (Equinox modules hold functions); else say where.
             with _named(self.name):
                 _dtypes.check_inexact(updates, "the updates")
-                params = _where_updated(updates, params)
-                _dtypes.check_inexact(params, "the params")
-            return self._compiled(updates, state, params, gradient, extra)
+                if params is None:
+                    raise
+                leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+                matching = _dtypes.match(treedef, leaves, params, "the params")
+                needed = _where_updated(treedef, leaves, matching)
+                _dtypes.check_inexact(needed, "the params")
+            if jax.tree.structure(needed) == jax.tree.structure(params):
+                raise  # It was something else, and would be again.
+            return self._compiled(updates, state, needed, gradient, extra)
 
     @functools.cached_property
     def _compiled(self) -> Callable[..., tuple[Updates, OptState]]:
@@ -147,14 +153,10 @@ class _Update:
         return _dtypes.narrow(wide, dtypes), state
 
 
-def _where_updated(updates: Updates, params: Params | None) -> Params | None:
-    """The params, but None where the updates have None."""
-    if params is None:
-        return None
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
-    subtrees = _dtypes.match(treedef, leaves, params, "the params")
+def _where_updated(treedef: Any, leaves: list[Any], matching: list[Any]) -> Params:
+    """What matches the leaves of the updates, but None where they are None."""
     return treedef.unflatten(
-        None if u is None else p for u, p in zip(leaves, subtrees, strict=True)
+        None if u is None else p for u, p in zip(leaves, matching, strict=True)
     )
 
 
@@ -289,6 +291,7 @@ def _member(
             init, _Update(advance, name, call.expression, reads, stateless)
         )
 
+    # By `setattr`: to a type checker, a function has no attribute of that name.
     setattr(make, "__signature__", _checks.legible(inspect.signature(factory)))  # noqa: B010
     return make
 
@@ -601,7 +604,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
     with _named("apply_updates"):
         old = _dtypes.match(treedef, leaves, params, "the params")
-        _dtypes.check_inexact(_where_updated(updates, params), "the params")
+        _dtypes.check_inexact(_where_updated(treedef, leaves, old), "the params")
 
     def add(p: Any, u: Any) -> Any:
         if u is None or p is None:

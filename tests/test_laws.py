@@ -141,7 +141,7 @@ def test_the_check_folds_what_has_one_cause():
 
 def test_the_check_says_what_it_takes():
     with pytest.raises(TypeError, match=r"Did you mean `adam\(\.\.\.\)`\?"):
-        check_transformation(ox.adam, jnp.ones(3))  # pyright: ignore[reportArgumentType]
+        check_transformation(ox.adam, jnp.ones(3))
     with pytest.raises(ValueError, match=r"no law \['donate'\]; there are \['updates_keep"):
         check_transformation(ox.adam(0.1), jnp.ones(3), laws=["donate"])
 

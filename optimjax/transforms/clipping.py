@@ -234,10 +234,7 @@ def centralize(output_axis: int = 0) -> GradientTransformation:
                 )
         return EmptyState()
 
-    def update(
-        updates: Updates, state: EmptyState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, OptState]:
-        del params, extra
-        return leafwise(_centralize, updates, output_axis=output_axis), state
-
+    _, update = memoryless(
+        lambda updates: leafwise(_centralize, updates, output_axis=output_axis)
+    )
     return GradientTransformation(init, update)
