@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from precision import enable_x64
-
-import optimjax as ox
+from trajectories import trajectory
 
 STEPS = 25
 SHAPE = (3, 4)
@@ -38,21 +37,11 @@ def run_stage(tx, grads, params):
     return jax.lax.scan(step, tx.init(params[0]), (grads, params))[1]
 
 
-def run_optimizer(tx, grads, start):
-    def step(carry, g):
-        params, state = carry
-        updates, state = tx.update(g, state, params)
-        params = ox.apply_updates(params, updates)
-        return (params, state), params
-
-    return jax.lax.scan(step, (start, tx.init(start)), grads)[1]
-
-
 def compare(case, dtype, tolerance):
     grads, params = sequences(dtype)
     wide = np.complex128 if np.issubdtype(dtype, np.complexfloating) else np.float64
     if case.whole:
-        got = run_optimizer(case(), jnp.asarray(grads), jnp.asarray(params[0]))
+        got = trajectory(case(), jnp.asarray(params[0]), jnp.asarray(grads))
         want = case.expected(grads.astype(wide), params[0].astype(wide))
     else:
         got = run_stage(case(), jnp.asarray(grads), jnp.asarray(params))

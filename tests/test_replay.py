@@ -11,6 +11,7 @@ import oracles
 import peers
 import pytest
 import recordings
+from trajectories import trajectory
 
 import optimjax as ox
 
@@ -21,15 +22,9 @@ TOLERANCE = 20 * 2**-23
 def replay(tx, which, leaves):
     """The trajectory that `tx` takes, recorded as the peers' are."""
 
-    def step(carry, grads):
-        params, state = carry
-        updates, state = tx.update(grads, state, params)
-        params = ox.apply_updates(params, updates)
-        return (params, state), params
-
     params = jax.tree.map(jnp.asarray, recordings.initial(leaves))
     grads = jax.tree.map(jnp.asarray, recordings.gradients(which, leaves))
-    _, path = jax.lax.scan(step, (params, tx.init(params)), grads)
+    path = trajectory(tx, params, grads)
     return {k: np.concatenate([np.asarray(params[k])[None], path[k]]) for k in leaves}
 
 

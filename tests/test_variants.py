@@ -7,10 +7,10 @@ article's formula, written out here once more in NumPy and float64.
 import pathlib
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trajectories import trajectory
 
 import optimjax as ox
 
@@ -155,16 +155,6 @@ def spellings():
 def spelled(name):
     names = {"ox": ox, "lr": LR, "b": B, "b1": B1, "b2": B2, "eps": EPS}
     return eval(spellings()[name], names)
-
-
-def trajectory(tx, w, grads):
-    def step(carry, g):
-        w, state = carry
-        updates, state = tx.update(g, state, w)
-        w = ox.apply_updates(w, updates)
-        return (w, state), w
-
-    return jax.lax.scan(step, (w, tx.init(w)), grads)[1]
 
 
 def test_the_readme_spells_every_variant():
