@@ -17,7 +17,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, _dtypes, numerics
+from . import _checks, _dtypes, _reports, numerics
 
 Params: TypeAlias = Any  # A pytree of arrays; None where there is nothing to train.
 Updates: TypeAlias = Any  # A pytree with the structure and the shapes of the params.
@@ -158,7 +158,8 @@ class _Update:
         # A stage by itself, perhaps in a chain of Optax's, does not know the gradient.
         if self.composed and self.reads is not None and "grad" in self.reads:
             extra = {"grad": wide, **extra}
-        wide, _, state = self.advance(wide, lane, state, params, extra)
+        with _reports.listening(None):  # Foreign code may call from another trace.
+            wide, _, state = self.advance(wide, lane, state, params, extra)
         return _dtypes.narrow(wide, dtypes), state
 
 
@@ -241,7 +242,8 @@ def transformation(
     Args:
         factory: The function to decorate.
         state: The `NamedTuple` class of the state; `EmptyState` if there is none. A
-            state of another kind is refused.
+            state of another kind is refused. (A combinator whose state is no class of its
+            own, such as the dict of `chain`, leaves it out.)
         smooths: Whether the transformation only smooths: later stages then still take
             the same `gradient`. Otherwise they take what comes out of this one.
         real: Whether complex arrays are refused.
@@ -294,7 +296,10 @@ def _member(
             advance, reads, stateless = update.advance, update.reads, update.stateless
             composed = update.composed
         elif isinstance(update, _Lanes):
-            advance, reads = _in_name_of(name, update.advance), _reads_of(update.stages)
+            if state is not EmptyState:
+                init = _checked_init(init, name, state, real)
+            advance = _in_name_of(name, update.advance, state)
+            reads = _reads_of(update.stages)
             reads = None if reads is None else reads | update.reads
             stateless, composed = False, True
         else:
@@ -310,12 +315,16 @@ def _member(
     return make
 
 
-def _in_name_of(name: str, advance: Advance) -> Advance:
-    """A combinator's own refusals, by its name."""
+def _in_name_of(name: str, advance: Advance, state_type: type) -> Advance:
+    """A combinator's own refusals, by its name, and those of a state not its own."""
 
-    def named(*call: Any) -> tuple[Updates, Updates, OptState]:
+    def named(
+        updates: Updates, gradient: Updates, state: OptState, *rest: Any
+    ) -> tuple[Updates, Updates, OptState]:
+        if state_type is not EmptyState:
+            _check_own(state, state_type, name)
         with _named(name):
-            return advance(*call)
+            return advance(updates, gradient, state, *rest)
 
     return named
 
@@ -343,6 +352,43 @@ def _check_made(state: OptState, state_type: type, who: str) -> None:
         )
 
 
+def _check_own(state: OptState, state_type: type, name: str) -> None:
+    if not isinstance(state, state_type):
+        raise TypeError(
+            f"`{name}` needs a state of its own kind, `{state_type.__name__}`, but got a "
+            f"`{type(state).__name__}`. Was it made by the `init` of another optimizer?"
+        )
+
+
+def needs(params: Params | None) -> Params:
+    """`params`; for combinators that cannot do without.
+
+    Raises:
+        Refusal: If they are missing.
+    """
+    if params is None:
+        raise _checks.Refusal(
+            ValueError,
+            "needs the current parameters: call `update(updates, state, params)`.",
+        )
+    return params
+
+
+def needs_extra(argument: str, extra: dict[str, Any]) -> Any:
+    """The extra argument of this name.
+
+    Raises:
+        Refusal: If it is missing.
+    """
+    if argument not in extra:
+        raise _checks.Refusal(
+            TypeError,
+            f"needs the argument `{argument}`: call `update(updates, state, params, "
+            f"{argument}=...)`.",
+        )
+    return extra[argument]
+
+
 def _rule(
     update: Callable[..., tuple[Updates, OptState]],
     name: str,
@@ -360,25 +406,14 @@ def _rule(
     ) -> tuple[Updates, Updates, OptState]:
         if state_type is EmptyState:
             state = EmptyState()  # Whatever it was: there is nothing in it to read.
-        elif not isinstance(state, state_type):
-            raise TypeError(
-                f"`{name}` needs a state of its own kind, `{state_type.__name__}`, but "
-                f"got a `{type(state).__name__}`. Was it made by the `init` of another "
-                "optimizer?"
-            )
-        if needs_params and params is None:
-            raise ValueError(
-                f"`{name}` needs the current parameters: call `update(updates, state, "
-                "params)`."
-            )
-        for argument in needed:
-            if argument not in extra:
-                raise TypeError(
-                    f"`{name}` needs the argument `{argument}`: call `update(updates, "
-                    f"state, params, {argument}=...)`."
-                )
-        taken = _taken(update, {"gradient": gradient, **extra})
+        else:
+            _check_own(state, state_type, name)
         with _named(name):
+            if needs_params:
+                needs(params)
+            for argument in needed:
+                needs_extra(argument, extra)
+            taken = _taken(update, {"gradient": gradient, **extra})
             made = update(updates, state, params, **taken)
         if not isinstance(made, tuple) or len(made) != 2:
             raise TypeError(f"the `update` of `{name}` must return `(updates, state)`.")
@@ -449,6 +484,62 @@ def advance(
         taken = {**taken, "gradient": gradient}  # Never by `**extra`: it may be strict.
     updates, new_state = stage.update(updates, state, params, **taken)
     return updates, updates, _in_dtypes_of(state, new_state)
+
+
+def when(pred: Any, run: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """`run()` where `pred` holds, else `otherwise()`; for combinators.
+
+    As `lax.cond`, of which only one branch is run; what stages report inside of `run` is
+    heard outside, as NaN where it was not run.
+    """
+    if isinstance(pred, bool):
+        return run() if pred else otherwise()
+    if not _reports.wanted():
+        return jax.lax.cond(pred, run, otherwise)
+
+    def reporting() -> Any:
+        heard: dict[str, Any] = {}
+        with _reports.listening(heard):
+            out = run()
+        return out, {name: numerics.as_scalar(x) for name, x in heard.items()}
+
+    names = jax.eval_shape(reporting)[1]
+
+    def silent() -> Any:
+        return otherwise(), {name: numerics.as_scalar(jnp.nan) for name in names}
+
+    out, heard = jax.lax.cond(pred, reporting, silent)
+    for name, value in heard.items():
+        _reports.report(name, value)
+    return out
+
+
+def no_step(updates: Updates, state: OptState) -> tuple[Updates, Updates, OptState]:
+    """What `advance` gives where nothing is done: zeros, and the state as it is."""
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+    return zeros, zeros, state
+
+
+def check_stages(who: str, transforms: Iterable[Any], where: str = "argument") -> None:
+    """Refuses, by name and place, what is no transformation.
+
+    Args:
+        who: The combinator that was given them.
+        transforms: What it was given.
+        where: What to call the place of each: with its number, `argument 2`.
+    """
+    for i, stage in enumerate(transforms):
+        if hasattr(stage, "init") and hasattr(stage, "update"):
+            continue
+        name = getattr(stage, "__name__", None)
+        hint = f" Did you mean `{name}(...)`?" if name else ""
+        if hasattr(stage, "expression"):
+            hint = " A schedule goes into `scale_by_learning_rate`, or another stage."
+        elif isinstance(stage, list | tuple):
+            hint = " Put a `*` before it, to give its items one by one."
+        raise TypeError(
+            f"`{who}` takes transformations, but {where} {i} is {stage!r}.{hint}"
+        )
 
 
 def stage_name(stage: GradientTransformation) -> str:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, _dtypes
+from . import _checks, _dtypes, _reports
 
 
 def abs_sq(x: jax.Array) -> jax.Array:
@@ -229,6 +229,13 @@ def at_step(hyperparameter: Any, count: jax.Array) -> Any:
             "each step.",
         )
     return as_scalar(value)
+
+
+def rate_at(learning_rate: Any, count: jax.Array) -> Any:
+    """The learning rate in force, as `at_step`, made known to `measure`."""
+    rate = at_step(learning_rate, count)
+    _reports.report("learning_rate", rate)
+    return rate
 
 
 def one_minus_power(decay: Any, exponent: Any) -> jax.Array:

@@ -61,13 +61,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
         >>> print(state["scale_by_momentum"].momentum)
         [1.  0.5]
     """
-    names = _names_of("chain", transforms)
-    stages = list(zip(names, transforms, strict=True))
-    kept = {n for n, stage in stages if not base.is_stateless(stage)}
-
-    def init(params: Params) -> OptState:
-        states = {name: stage.init(params) for name, stage in stages}
-        return {name: state for name, state in states.items() if name in kept}
+    stages, kept, init = _in_a_row("chain", transforms)
 
     def advance(
         updates: Updates,
@@ -124,12 +118,7 @@ def in_turn(*transforms: GradientTransformation) -> GradientTransformation:
         >>> print(ox.apply_updates(params, updates))  # 6 halved is 3, less 1
         [2.]
     """
-    stages = list(zip(_names_of("in_turn", transforms), transforms, strict=True))
-    kept = {n for n, stage in stages if not base.is_stateless(stage)}
-
-    def init(params: Params) -> OptState:
-        states = {name: stage.init(params) for name, stage in stages}
-        return {name: state for name, state in states.items() if name in kept}
+    stages, kept, init = _in_a_row("in_turn", transforms)
 
     def advance(
         updates: Updates,
@@ -139,11 +128,7 @@ def in_turn(*transforms: GradientTransformation) -> GradientTransformation:
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, OptState]:
         _check_state("in_turn", state, kept)
-        if params is None:
-            raise ValueError(
-                "`in_turn` needs the current parameters: call `update(updates, state, "
-                "params)`."
-            )
+        params = base.needs(params)
         total, new_state = leafwise(jnp.zeros_like, updates), {}
         for name, stage in stages:
             step, _, s = base.advance(
@@ -161,22 +146,20 @@ def in_turn(*transforms: GradientTransformation) -> GradientTransformation:
 _EMPTY = base.EmptyState()
 
 
-def _names_of(who: str, transforms: tuple[Any, ...]) -> list[str]:
-    """A name for each stage, after its factory; no two alike."""
+def _in_a_row(who: str, transforms: tuple[Any, ...]) -> Any:
+    """The stages with a name for each, which of them have a state, and their `init`."""
+    base.check_stages(who, transforms)
     names: list[str] = []
-    for i, stage in enumerate(transforms):
-        if not (hasattr(stage, "init") and hasattr(stage, "update")):
-            name = getattr(stage, "__name__", None)
-            hint = f" Did you mean `{name}(...)`?" if name else ""
-            if hasattr(stage, "expression"):
-                hint = " A schedule goes into `scale_by_learning_rate`, or another stage."
-            elif isinstance(stage, list | tuple):
-                hint = " Put a `*` before it, to give its items one by one."
-            raise TypeError(
-                f"`{who}` takes transformations, but argument {i} is {stage!r}.{hint}"
-            )
+    for stage in transforms:
         names.append(_unused(base.stage_name(stage), names))
-    return names
+    stages = list(zip(names, transforms, strict=True))
+    kept = {name for name, stage in stages if not base.is_stateless(stage)}
+
+    def init(params: Params) -> OptState:
+        states = {name: stage.init(params) for name, stage in stages}
+        return {name: state for name, state in states.items() if name in kept}
+
+    return stages, kept, init
 
 
 def _check_state(who: str, state: OptState, kept: set[str]) -> None:

@@ -64,8 +64,7 @@ def sparsely(inner: GradientTransformation) -> GradientTransformation:
         [-1. -1.]
         [-1.5  0. ]
     """
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        raise TypeError(f"`sparsely` takes a transformation, but got {inner!r}.")
+    base.check_stages("sparsely", [inner])
 
     def advance(
         updates: Updates,

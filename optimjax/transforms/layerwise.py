@@ -477,7 +477,7 @@ def shrink_step(learning_rate: NonNegativeOrSchedule) -> GradientTransformation:
     """
 
     def shrink(updates: Updates, params: Params, count: jax.Array) -> Updates:
-        rate = numerics.at_step(learning_rate, count)
+        rate = numerics.rate_at(learning_rate, count)
         # A Python number is taken in double precision.
         length = (math.sqrt if isinstance(rate, float) else jnp.sqrt)(1 + rate * rate)
         loss = rate * rate / (length * (1 + length))  # 1 - 1 / length, without cancelling.

@@ -144,7 +144,7 @@ def proximal_gradient_descent(
         _proximal_descent,
         {},
         reads=("params",),
-        at=lambda t: {"rate": numerics.at_step(learning_rate, t - 1)},
+        at=lambda t: {"rate": numerics.rate_at(learning_rate, t - 1)},
         l1=l1,
         l2=l2,
     )
@@ -218,7 +218,7 @@ def proximal_adagrad(
             )
         },
         reads=("params",),
-        at=lambda t: {"rate": numerics.at_step(learning_rate, t - 1)},
+        at=lambda t: {"rate": numerics.rate_at(learning_rate, t - 1)},
         l1=l1,
         l2=l2,
     )
@@ -346,7 +346,7 @@ def ftrl(
             ),
         },
         reads=("params",),
-        at=lambda t: {"rate": numerics.at_step(learning_rate, t - 1)},
+        at=lambda t: {"rate": numerics.rate_at(learning_rate, t - 1)},
         power=-power,
         l1=l1,
         l2=l2,
@@ -424,7 +424,7 @@ def adagrad_dual_averaging(
 
     def at(t: jax.Array) -> dict[str, Any]:
         steps = numerics.as_scalar(t)
-        rate = numerics.at_step(learning_rate, t - 1)
+        rate = numerics.rate_at(learning_rate, t - 1)
         return {"rate": rate, "l1": l1 * steps, "l2": l2 * steps}
 
     return remembering(
@@ -512,7 +512,7 @@ def scale_by_madgrad(
     """
 
     def at(t: jax.Array) -> dict[str, Any]:
-        rate = numerics.at_step(learning_rate, t - 1)
+        rate = numerics.rate_at(learning_rate, t - 1)
         return {"weight": (rate + eps) * jnp.sqrt(numerics.as_scalar(t))}
 
     def copied(params: Params) -> Params:

@@ -121,7 +121,7 @@ def scale_by_learning_rate(
     """
 
     def descend(updates: Updates, count: jax.Array) -> Updates:
-        rate = numerics.at_step(learning_rate, count)
+        rate = numerics.rate_at(learning_rate, count)
         return leafwise(_times, updates, factor=-rate if flip_sign else rate)
 
     return counting(ScaleByLearningRateState, descend)
