@@ -29,6 +29,7 @@ For rules of your own: transformation, and the modules tree, numerics, typing an
 from . import (
     numerics as numerics,
     schedules as schedules,
+    selection as selection,
     tree as tree,
     typing as typing,
 )
@@ -43,6 +44,43 @@ from .base import (
 
 # Combinators: transformations in, one transformation out.
 from .combinators.chaining import chain as chain, in_turn as in_turn
+from .combinators.guarding import (
+    ApplyIfFiniteState as ApplyIfFiniteState,
+    DynamicLossScalingState as DynamicLossScalingState,
+    SkipSpikesState as SkipSpikesState,
+    apply_if_finite as apply_if_finite,
+    beyond_quantile as beyond_quantile,
+    beyond_z_score as beyond_z_score,
+    dynamic_loss_scaling as dynamic_loss_scaling,
+    loss_scale as loss_scale,
+    skip_spikes as skip_spikes,
+)
+from .combinators.knobs import (
+    InjectHyperparamsState as InjectHyperparamsState,
+    get_hyperparams as get_hyperparams,
+    inject_hyperparams as inject_hyperparams,
+    set_hyperparams as set_hyperparams,
+)
+from .combinators.monitoring import (
+    MeasureState as MeasureState,
+    get_measures as get_measures,
+    measure as measure,
+)
+from .combinators.pacing import (
+    AccumulateState as AccumulateState,
+    ConditionallyMaskState as ConditionallyMaskState,
+    ConditionallyTransformState as ConditionallyTransformState,
+    accumulate as accumulate,
+    conditionally_mask as conditionally_mask,
+    conditionally_transform as conditionally_transform,
+)
+from .combinators.routing import (
+    MaskedState as MaskedState,
+    PartitionState as PartitionState,
+    freeze as freeze,
+    masked as masked,
+    partition as partition,
+)
 from .combinators.sparse import sparsely as sparsely
 
 # Optimizers: each is one expression of the rest.
@@ -94,6 +132,7 @@ from .schedules import (
     cosine_onecycle_schedule as cosine_onecycle_schedule,
     cosine_restarts_schedule as cosine_restarts_schedule,
     cyclic_schedule as cyclic_schedule,
+    every as every,
     exponential_decay as exponential_decay,
     inverse_sqrt_schedule as inverse_sqrt_schedule,
     inverse_time_decay as inverse_time_decay,

@@ -70,12 +70,16 @@ class Integer(NamedTuple):
     """A whole number, at least `low`: an integer, or a float such as 1e4."""
 
     low: int
+    or_schedule: bool = False
 
-    def __call__(self, value: Any, where: str) -> int:
+    def __call__(self, value: Any, where: str) -> Any:
+        if self.or_schedule and callable(value):
+            return value
         if isinstance(value, float | np.floating) and float(value).is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{where} must be an integer, but got {value!r}.")
+            kinds = "an integer" + (" or a schedule" if self.or_schedule else "")
+            raise TypeError(f"{where} must be {kinds}, but got {value!r}.")
         if not value >= self.low:
             raise ValueError(f"{where} must be at least {self.low}, but got {value}.")
         return int(value)
@@ -112,6 +116,7 @@ ScalarOrSchedule = Annotated[Value | Schedule, Number("(-inf, inf)", or_schedule
 NonNegativeOrSchedule = Annotated[Value | Schedule, Number("[0, inf)", or_schedule=True)]
 Count = Annotated[int, Integer(0)]
 PositiveCount = Annotated[int, Integer(1)]
+CountOrSchedule = Annotated[int | Schedule, Integer(1, or_schedule=True)]
 StorageDtype = Annotated[Any, FloatDtype()]
 
 
@@ -145,8 +150,9 @@ def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> Bound:
     name = function.__name__
     signature, checks = _contract(function)
     known = list(signature.parameters)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for argument in kwargs:
-        if argument not in known:
+        if argument not in known and not open_ended:
             like = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
             hint = f" Did you mean `{like[0]}`?" if like else ""
             raise TypeError(

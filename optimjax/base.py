@@ -134,7 +134,7 @@ class _Update:
                     raise
                 leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
                 matching = _dtypes.match(treedef, leaves, params, "the params")
-                needed = _where_updated(treedef, leaves, matching)
+                needed = where_updated(treedef, leaves, matching)
                 _dtypes.check_inexact(needed, "the params")
             if jax.tree.structure(needed) == jax.tree.structure(params):
                 raise  # It was something else, and would be again.
@@ -163,7 +163,7 @@ class _Update:
         return _dtypes.narrow(wide, dtypes), state
 
 
-def _where_updated(treedef: Any, leaves: list[Any], matching: list[Any]) -> Params:
+def where_updated(treedef: Any, leaves: list[Any], matching: list[Any]) -> Params:
     """What matches the leaves of the updates, but None where they are None."""
     return treedef.unflatten(
         None if u is None else p for u, p in zip(leaves, matching, strict=True)
@@ -721,7 +721,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
     with _named("apply_updates"):
         old = _dtypes.match(treedef, leaves, params, "the params")
-        _dtypes.check_inexact(_where_updated(treedef, leaves, old), "the params")
+        _dtypes.check_inexact(where_updated(treedef, leaves, old), "the params")
 
     def add(p: Any, u: Any) -> Any:
         if u is None or p is None:

@@ -300,6 +300,30 @@ def inverse_time_decay(
 
 
 @_schedule
+def every(k: PositiveCount, *, start: Count = 0) -> Schedule:
+    """One at every `k`-th step, `start`, `start + k`, and so on; zero at the others.
+
+    Also a condition, for `conditionally_transform`.
+
+    Args:
+        k: How many steps it is from one to the next, at least 1.
+        start: The first, from 0.
+
+    Returns:
+        A schedule.
+
+    Raises:
+        ValueError: If `k` is less than 1, or `start` less than 0.
+
+    Example:
+        >>> import optimjax as ox
+        >>> print([int(ox.every(3, start=2)(t)) for t in range(7)])
+        [0, 0, 1, 0, 0, 1, 0]
+    """
+    return lambda count: (count >= start) & ((count - start) % k == 0)
+
+
+@_schedule
 def inverse_sqrt_schedule(
     init_value: Scalar, transition_steps: Positive, *, offset: Count = 0
 ) -> Schedule:

@@ -332,33 +332,6 @@ def broadcast_prefix(prefix: Any, tree: Any, what: str) -> Any:
         ) from None
 
 
-def chosen_by(mask: Any, params: Any) -> Any:
-    """For each parameter whether `mask` chooses it.
-
-    Args:
-        mask: A tree of booleans, a prefix of one, or a function from the params to either;
-            `None` chooses all.
-        params: A tree of arrays.
-
-    Returns:
-        A tree of booleans with the structure of `params`.
-
-    Raises:
-        ValueError: If the mask does not match the params.
-
-    Example:
-        >>> import jax.numpy as jnp, optimjax as ox
-        >>> params = {"w": jnp.ones((2, 2)), "b": [jnp.ones(2), jnp.ones(2)]}
-        >>> ox.tree.chosen_by({"w": True, "b": False}, params)
-        {'b': [False, False], 'w': True}
-    """
-    if mask is None:
-        mask = True
-    elif callable(mask) and jax.tree_util.all_leaves([mask]):
-        mask = mask(params)  # A tree may be callable too, as Equinox modules are.
-    return broadcast_prefix(mask, params, "mask")
-
-
 # What the verbs below have in common.
 
 

@@ -15,6 +15,7 @@ Add ``| None`` where `None` is allowed.
                     the same, or a function of the step
     Count, PositiveCount
                     a Python integer from 0, or from 1
+    CountOrSchedule a Python integer from 1, or a function of the step
     StorageDtype    a real floating dtype
     Number          for a range of one's own: Annotated[float, Number("(0, 2]")]
 """
@@ -22,6 +23,7 @@ Add ``| None`` where `None` is allowed.
 from ._checks import (
     AtLeastOne as AtLeastOne,
     Count as Count,
+    CountOrSchedule as CountOrSchedule,
     Decay as Decay,
     DecayOrSchedule as DecayOrSchedule,
     Fraction as Fraction,

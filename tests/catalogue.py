@@ -6,6 +6,7 @@ new transformation costs a rule, an oracle, an entry here, and tests for what is
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -351,7 +352,62 @@ OPTIMIZERS = [
     Case(ox.sgld, {"learning_rate": 0.1, "key": 0}),
 ]
 
-CASES = STAGES + OPTIMIZERS
+
+def adam_here(grads, params, **settings):
+    return oracles.adam(grads, params, learning_rate=0.01, **settings)
+
+
+def windowed(grads, params):
+    """Adam on the means of three gradients each, and nothing between."""
+    whole = len(grads) // 3
+    means = grads[: 3 * whole].reshape(whole, 3, *grads.shape[1:]).mean(axis=1)
+    path = np.concatenate([params[None], adam_here(means, params)])
+    return path[(np.arange(len(grads)) + 1) // 3]
+
+
+def every_second(grads, params, *, otherwise):
+    """Twice the gradients, at every second step."""
+    even = np.arange(len(grads)).reshape(-1, *[1] * (grads.ndim - 1)) % 2 == 0
+    return np.where(even, 2 * grads, otherwise * grads)
+
+
+def unscaled(grads, params):
+    return adam_here(grads / 4.0, params)
+
+
+def around_adam(make, *args, oracle=adam_here, **kwargs):
+    """A combinator that leaves Adam what it is, unless `oracle` says more."""
+
+    def expected(grads, params, **kwargs):
+        return oracle(grads, params)
+
+    return Case(make, kwargs, (ox.adam(0.01), *args), expected, True)
+
+
+def around_double(make, *args, **oracle_kwargs):
+    expected = functools.partial(every_second, **oracle_kwargs)
+    return Case(make, {}, (ox.scale(2.0), *args), expected)
+
+
+# Numbers that float32 holds exactly, as the state of the combinator does.
+EXACT = {"learning_rate": 2.0**-7, "b1": 0.875, "b2": 0.96875, "eps": 2.0**-20}
+
+COMBINATORS = [
+    around_adam(ox.masked, "**"),
+    Case(ox.freeze, args=("**",), oracle=zeros),
+    Case(ox.partition, args=({"**": ox.adam(0.01)},), oracle=adam_here, whole=True),
+    around_adam(ox.accumulate, 3, oracle=windowed),
+    around_double(ox.conditionally_transform, ox.every(2), otherwise=1.0),
+    around_double(ox.conditionally_mask, ox.every(2), otherwise=0.0),
+    around_adam(ox.apply_if_finite, 3),
+    around_adam(ox.skip_spikes, ox.beyond_z_score(1e9), warmup=2),
+    around_adam(ox.dynamic_loss_scaling, 4.0, oracle=unscaled),
+    around_adam(ox.measure),
+    Case(ox.inject_hyperparams(ox.adam), EXACT, (), oracles.adam, True),
+    Case(ox.inject_hyperparams(ox.sgd), {"learning_rate": fading}, (), oracles.sgd, True),
+]
+
+CASES = STAGES + OPTIMIZERS + COMBINATORS
 
 # One case of each factory: what is tested of it whatever its settings.
 ONE_EACH = list({case.make: case for case in reversed(CASES)}.values())[::-1]

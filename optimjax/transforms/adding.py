@@ -16,7 +16,8 @@ from ..base import (
     counting,
     transformation,
 )
-from ..tree import chosen_by, leafwise
+from ..selection import chosen_by
+from ..tree import leafwise
 from ..typing import Mask, NonNegative, NonNegativeOrSchedule, ScalarOrSchedule
 
 
@@ -296,7 +297,7 @@ def add_langevin_noise(
     """
 
     def variance(t: jax.Array) -> Any:
-        return 2 * temperature * numerics.rate_at(learning_rate, t - 1)
+        return 2 * temperature * numerics.at_step(learning_rate, t - 1)
 
     return _noise(AddLangevinNoiseState, key, variance, "add_langevin_noise")
 

@@ -17,7 +17,8 @@ from ..base import (
     memoryless,
     transformation,
 )
-from ..tree import chosen_by, global_norm, leafwise, remembering, slot_like
+from ..selection import chosen_by
+from ..tree import global_norm, leafwise, remembering, slot_like
 from ..typing import (
     Decay,
     Mask,
@@ -477,7 +478,7 @@ def shrink_step(learning_rate: NonNegativeOrSchedule) -> GradientTransformation:
     """
 
     def shrink(updates: Updates, params: Params, count: jax.Array) -> Updates:
-        rate = numerics.rate_at(learning_rate, count)
+        rate = numerics.at_step(learning_rate, count)
         # A Python number is taken in double precision.
         length = (math.sqrt if isinstance(rate, float) else jnp.sqrt)(1 + rate * rate)
         loss = rate * rate / (length * (1 + length))  # 1 - 1 / length, without cancelling.

@@ -1,0 +1,304 @@
+"""Which transformation updates which parameters.
+
+The parameters are told apart once, by `init` (see `optimjax.selection` for the ways to say
+which), and the state remembers it: in nested dicts with a `None` for each leaf of a part.
+What a part's transformation sees, and keeps in its state, are nested dicts of its own
+leaves and nothing else, so that all parts together are as large as the params.
+"""
+
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from .. import _dtypes, _reports, base, selection
+from .._checks import Refusal
+from ..base import GradientTransformation, Mask, OptState, Params, Updates, transformation
+from ..selection import Path, by_path, listed, nested
+from ..transforms.scaling import set_to_zero
+
+
+class _Routed:
+    """A call of `update`, taken apart by path and put together again."""
+
+    def __init__(
+        self, updates: Updates, gradient: Updates, params: Params | None, extra: Any
+    ):
+        self.treedef = jax.tree.structure(updates, is_leaf=_dtypes.is_none)
+        self.updates, self.gradient = by_path(updates), by_path(gradient)
+        self.params = None if params is None else by_path(params)
+        shapes = {self.treedef, jax.tree.structure(params, is_leaf=_dtypes.is_none)}
+        shapes -= {jax.tree.structure(0)}  # Any value is like a tree of one leaf.
+        self.trees, self.rest = {}, {}
+        for name, value in extra.items():
+            if jax.tree.structure(value, is_leaf=_dtypes.is_none) in shapes:
+                self.trees[name] = by_path(value)
+            else:
+                self.rest[name] = value
+
+    def advance(
+        self, inner: GradientTransformation, state: OptState, paths: list[Path]
+    ) -> OptState:
+        """Lets `inner` update the leaves at `paths`, and returns its new state."""
+
+        def part(leaves: dict[Path, Any]) -> Any:
+            return nested({path: leaves.get(path) for path in paths})
+
+        out, lane, state = base.advance(
+            inner,
+            part(self.updates),
+            part(self.gradient),
+            state,
+            None if self.params is None else part(self.params),
+            {name: part(leaves) for name, leaves in self.trees.items()} | self.rest,
+        )
+        out, lane = by_path(out), by_path(lane)
+        for path in paths:
+            if path in self.updates:  # Else there is no gradient for all that is there.
+                self.updates[path], self.gradient[path] = out.get(path), lane.get(path)
+        return state
+
+    def joined(self) -> tuple[Updates, Updates]:
+        lanes = self.updates, self.gradient
+        updates, gradient = (self.treedef.unflatten(lane.values()) for lane in lanes)
+        return updates, gradient
+
+
+def _marked(paths: list[Path]) -> Any:
+    return nested(dict.fromkeys(paths))
+
+
+class MaskedState(NamedTuple):
+    """State of `masked`."""
+
+    inner_state: OptState  # That of `inner`, for the chosen leaves alone.
+    chosen: Any  # Which these are: nested dicts by their paths, with None for each.
+
+
+@transformation(state=MaskedState)
+def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
+    """Lets a transformation have a part of the leaves; the others pass as they are.
+
+    `inner` sees the chosen leaves and nothing else: of the updates, of the gradient of a
+    `chain`, of the params, and of every extra argument that is a tree like these. It sees
+    them as nested dicts by their paths, whatever the params are made of.
+
+    Args:
+        inner: Any transformation.
+        mask: Which leaves it has: a tree of booleans or a prefix of one, a pattern of paths
+            such as `"**/bias"` or a list of them, a function of path and leaf, or of the
+            params to a tree of booleans (see `optimjax.selection`). It is asked once, by
+            `init`.
+
+    Returns:
+        A `GradientTransformation` with a `MaskedState`.
+
+    Raises:
+        TypeError: If `inner` is no transformation; by `init`, if the mask is none.
+        ValueError: By `init`, if the mask does not match the params, or if a pattern or a
+            function chooses nothing.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.ones(2), "bias": jnp.ones(1)}
+        >>> t = ox.masked(ox.add_decayed_weights(0.5), "!**/bias")
+        >>> updates, _ = t.update(params, t.init(params), params)
+        >>> print(updates["w"], updates["bias"])
+        [1.5 1.5] [1.]
+    """
+    base.check_stages("masked", [inner])
+
+    def init(params: Params) -> MaskedState:
+        leaves = by_path(params)
+        chosen = by_path(selection.chosen_by(mask, params))
+        paths = [p for p, leaf in leaves.items() if leaf is not None and chosen.get(p)]
+        if not paths and leaves and callable(mask):
+            raise Refusal(
+                ValueError,
+                f"got a mask that chooses no parameter. There are: {listed(leaves)}.",
+            )
+        part = nested({path: leaves[path] for path in paths})
+        return MaskedState(inner.init(part), _marked(paths))
+
+    def advance(
+        updates: Updates,
+        gradient: Updates,
+        state: MaskedState,
+        params: Params | None,
+        extra: dict[str, Any],
+    ) -> tuple[Updates, Updates, MaskedState]:
+        routed = _Routed(updates, gradient, params, extra)
+        paths = list(by_path(state.chosen))
+        inner_state = routed.advance(inner, state.inner_state, paths)
+        return *routed.joined(), MaskedState(inner_state, state.chosen)
+
+    return base.combinator(init, advance, (inner,))
+
+
+@transformation
+def freeze(mask: Mask) -> GradientTransformation:
+    """Keeps a part of the parameters as they are: their updates become zero.
+
+    As the last stage of a chain it holds back whatever came before, weight decay included.
+    What came before still keeps state for these parameters; so that none is kept, give them
+    a transformation of their own: `partition({"encoder/**": set_to_zero(), "**": ...})`.
+
+    Args:
+        mask: Which parameters to freeze; as in `masked`.
+
+    Returns:
+        The transformation `masked(set_to_zero(), mask)`.
+
+    Raises:
+        TypeError: As `masked`.
+        ValueError: As `masked`.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"encoder": jnp.ones(2), "head": jnp.ones(1)}
+        >>> t = ox.chain(ox.sgd(0.5), ox.freeze("encoder"))
+        >>> updates, _ = t.update(params, t.init(params), params)
+        >>> print(updates["encoder"], updates["head"])
+        [0. 0.] [-0.5]
+    """
+    return masked(set_to_zero(), mask)
+
+
+class PartitionState(NamedTuple):
+    """State of `partition`."""
+
+    inner_states: dict[str, OptState]  # By label, of those that have a state.
+    members: dict[str, Any]  # By label, its leaves: nested dicts with None for each.
+
+
+@transformation(state=PartitionState)
+def partition(
+    transforms: Mapping[Hashable, GradientTransformation], param_labels: Any = None
+) -> GradientTransformation:
+    """Gives every parameter to one of several transformations.
+
+    Without `param_labels`, the keys of `transforms` are patterns of paths, and a parameter
+    belongs to the first that matches it:
+
+        partition({"**/bias": sgd(0.1), "encoder/**": adamw(1e-4), "**": adamw(1e-3)})
+
+    Each transformation sees its own leaves and nothing else, as in `masked`; a global norm
+    inside of one is that of its leaves.
+
+    Args:
+        transforms: From label to transformation.
+        param_labels: The label of each parameter: a tree of labels or a prefix of one, a
+            function of path and leaf to a label, or of the params to a tree of labels (see
+            `optimjax.selection`). It is asked once, by `init`.
+
+    Returns:
+        A `GradientTransformation` with a `PartitionState`.
+
+    Raises:
+        TypeError: If one of `transforms` is no transformation.
+        ValueError: If there are none, or two with the same text for a label; by `init`, if
+            a parameter has no label, if there is no transformation for a label, and if a
+            transformation gets no parameter, all of which would go wrong in silence.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.ones((2, 2)), "bias": jnp.ones(1)}
+        >>> t = ox.partition({"**/bias": ox.sgd(1.0), "**": ox.adam(0.1)})
+        >>> state = t.init(params)
+        >>> updates, state = t.update(params, state, params)
+        >>> print(updates["bias"], updates["w"][0])
+        [-1.] [-0.1 -0.1]
+        >>> print(state.inner_states["**"]["scale_by_rms"].nu["w"].shape)
+        (2, 2)
+    """
+    if not isinstance(transforms, Mapping):
+        raise TypeError(
+            f"`partition(transforms=...)` must be a dict from labels to transformations, "
+            f"but got {transforms!r}."
+        )
+    for label, inner in transforms.items():
+        base.check_stages("partition", [inner], f"under {label!r} the argument")
+    inners = {str(label): inner for label, inner in transforms.items()}
+    if len(inners) < len(transforms):
+        raise ValueError("`partition` got two labels with the same text.")
+    by_pattern = param_labels is None
+    if by_pattern and not all(isinstance(label, str) for label in transforms):
+        raise TypeError(
+            "`partition` without `param_labels` takes patterns of paths for the keys of "
+            f"`transforms`, but got {list(transforms)}."
+        )
+
+    def init(params: Params) -> PartitionState:
+        leaves = {p: leaf for p, leaf in by_path(params).items() if leaf is not None}
+        if by_pattern:
+            labels = selection.first_match(list(inners), params)
+        else:
+            labels = selection.labelled_by(param_labels, params)
+        parts = _parts(leaves, {p: str(label) for p, label in labels.items()}, inners)
+        states = {
+            label: inner.init(nested({path: leaves[path] for path in parts[label]}))
+            for label, inner in inners.items()
+            if not base.is_stateless(inner)
+        }
+        return PartitionState(states, {k: _marked(paths) for k, paths in parts.items()})
+
+    def advance(
+        updates: Updates,
+        gradient: Updates,
+        state: PartitionState,
+        params: Params | None,
+        extra: dict[str, Any],
+    ) -> tuple[Updates, Updates, PartitionState]:
+        routed, states = _Routed(updates, gradient, params, extra), {}
+        parts = {k: list(by_path(marked)) for k, marked in state.members.items()}
+        known = {path for paths in parts.values() for path in paths}
+        lost = [p for p, u in routed.updates.items() if u is not None and p not in known]
+        if lost:
+            raise Refusal(
+                ValueError,
+                f"got updates for what was not among the params of `init`: {listed(lost)}.",
+            )
+        for label, inner in inners.items():
+            before = state.inner_states.get(label, base.EmptyState())
+            with _reports.within(label):
+                after = routed.advance(inner, before, parts[label])
+            if label in state.inner_states:
+                states[label] = after
+        return *routed.joined(), PartitionState(states, state.members)
+
+    return base.combinator(init, advance, tuple(inners.values()))
+
+
+def _parts(
+    leaves: dict[Path, Any], labels: dict[Path, str], inners: Mapping[str, Any]
+) -> dict[str, list[Path]]:
+    """The leaves of each label, all of which are there and have some."""
+    parts: dict[str, list[Path]] = {label: [] for label in inners}
+    without, strange = [], {}
+    for path in leaves:
+        if path not in labels:
+            without.append(path)
+        elif labels[path] in parts:
+            parts[labels[path]].append(path)
+        else:
+            strange.setdefault(labels[path], []).append(path)
+    there = f"there are {list(inners)}"
+    if without:
+        raise Refusal(
+            ValueError, f"got no label for {listed(without)}; {there}. '**' takes the rest."
+        )
+    for label, paths in strange.items():
+        raise Refusal(
+            ValueError,
+            f"has no transformation for the label {label!r}, which {listed(paths)} got; "
+            f"{there}.",
+        )
+    empty = [label for label, paths in parts.items() if not paths]
+    if empty and leaves:
+        raise Refusal(
+            ValueError,
+            f"has no parameter for {empty}. The labels are: "
+            + "; ".join(f"{k!r}: {listed(v, 5)}" for k, v in parts.items() if v)
+            + ".",
+        )
+    return parts

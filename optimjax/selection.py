@@ -1,0 +1,378 @@
+"""Which leaves: chosen by a tree, by a function, or by patterns of their paths.
+
+Wherever something holds for a part of the parameters only (`masked`, `freeze`, the `mask`
+of weight decay; the labels of `partition`), the part is said in one of these ways:
+
+- a tree of booleans (or of labels), or a prefix of one: `{"encoder": False, "head": True}`;
+- a pattern of paths, or several: `"**/bias"`, `["!**/bias", "!**/norm/*"]`;
+- a function of the path and the leaf: `lambda path, leaf: leaf.ndim > 1`;
+- a function from the params to a tree of booleans (or of labels).
+
+A path is what one would write: `encoder/layers/0/kernel`, the keys, indices, and names
+of fields, joined by slashes. In a pattern, `*` stands for any text within one part of the
+path, `?` for one letter, `[ab]` for one of these, and `**` for any number of parts, none
+included. A pattern with `!` before it leaves out what it matches. Several choose what any
+of them matches (everything, if all have `!`), but for what is left out. A pattern that
+matches nothing is refused, with the paths that there are.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from . import _dtypes
+from ._checks import Refusal
+from .tree import broadcast_prefix
+
+Path = tuple[str, ...]  # The parts of a path, from the root to the leaf.
+
+
+def chosen_by(mask: Any, params: Any) -> Any:
+    """For each parameter whether `mask` chooses it.
+
+    Args:
+        mask: A tree of booleans or a prefix of one; a pattern or a list of patterns; a
+            function of path and leaf to a boolean, or of the params to a tree; `None`
+            chooses all.
+        params: A tree of arrays.
+
+    Returns:
+        A tree of booleans with the structure of `params`.
+
+    Raises:
+        ValueError: If the mask does not match the params, or a pattern matches nothing.
+        TypeError: If there is something else than booleans in it.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.ones((2, 2)), "b": [jnp.ones(2), jnp.ones(2)]}
+        >>> ox.selection.chosen_by({"w": True, "b": False}, params)
+        {'b': [False, False], 'w': True}
+        >>> ox.selection.chosen_by("b/*", params)
+        {'b': [True, True], 'w': False}
+        >>> ox.selection.chosen_by(lambda path, leaf: leaf.ndim > 1, params)
+        {'b': [False, False], 'w': True}
+    """
+    if mask is None:
+        mask = True
+    patterns = [mask] if isinstance(mask, str) else mask
+    if isinstance(patterns, list | tuple) and patterns and _all_strings(patterns):
+        return _matched(patterns, params)
+    return jax.tree_util.tree_map_with_path(_boolean, _spread(mask, params, "mask"))
+
+
+def labelled_by(labels: Any, params: Any) -> dict[Path, Any]:
+    """The label of each parameter, by its path.
+
+    Args:
+        labels: A tree of labels or a prefix of one; a function of path and leaf to a label,
+            or of the params to a tree of labels.
+        params: A tree of arrays.
+
+    Raises:
+        ValueError: If the labels do not match the params.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.ones((2, 2)), "b": [jnp.ones(2), jnp.ones(2)]}
+        >>> ox.selection.labelled_by(lambda path, leaf: leaf.ndim, params)
+        {('b', '0'): 1, ('b', '1'): 1, ('w',): 2}
+    """
+    return by_path(_spread(labels, params, "tree of labels"))
+
+
+def first_match(patterns: Sequence[str], params: Any) -> dict[Path, str]:
+    """The first of `patterns` that matches each parameter, by its path.
+
+    Args:
+        patterns: Patterns of paths, without `!`.
+        params: A tree of arrays.
+
+    Returns:
+        A dict without the parameters that no pattern matches.
+
+    Raises:
+        ValueError: If a pattern matches nothing at all.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.ones((2, 2)), "b": [jnp.ones(2), jnp.ones(2)]}
+        >>> ox.selection.first_match(["b/0", "**"], params)
+        {('b', '0'): 'b/0', ('b', '1'): '**', ('w',): '**'}
+    """
+    paths = [path for path, leaf in by_path(params).items() if leaf is not None]
+    _check_matches(patterns, paths)
+    found = ((path, _first(patterns, text(path))) for path in paths)
+    return {path: pattern for path, pattern in found if pattern is not None}
+
+
+def matches(pattern: str, path: Path) -> bool:
+    """Whether a pattern (see `optimjax.selection`) matches a path.
+
+    Args:
+        pattern: One, without `!`.
+        path: The parts of a path.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.matches("encoder/**/bias", ("encoder", "0", "bias"))
+        True
+    """
+    return _regex(pattern).fullmatch(text(path)) is not None
+
+
+def by_path(tree: Any) -> dict[Path, Any]:
+    """The leaves of `tree`, `None` among them, by their paths, in their order.
+
+    Args:
+        tree: Any tree.
+
+    Raises:
+        ValueError: If two leaves have one path (as `{1: x, "1": y}` would).
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.by_path({"w": 1, "b": [2, None]})
+        {('b', '0'): 2, ('b', '1'): None, ('w',): 1}
+    """
+    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_dtypes.is_none)[0]
+    found = {tuple(map(_part, path)): leaf for path, leaf in pairs}
+    if len(found) < len(pairs):
+        raise Refusal(ValueError, "got a tree with two leaves of one path.")
+    return found
+
+
+def nested(items: dict[Path, Any]) -> Any:
+    """A tree of dicts with these leaves; the leaf itself, where its path is empty.
+
+    Args:
+        items: Leaves by their paths.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.nested({("b", "1"): 2.0, ("w",): 1.0})
+        {'b': {'1': 2.0}, 'w': 1.0}
+    """
+    if () in items:
+        return items[()]
+    root: dict[str, Any] = {}
+    for path, leaf in items.items():
+        node = root
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = leaf
+    return root
+
+
+def text(path: Path) -> str:
+    """A path as it is written: `encoder/0/kernel`.
+
+    Args:
+        path: The parts of it.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.text(("encoder", "0", "kernel"))
+        'encoder/0/kernel'
+    """
+    return "/".join(path)
+
+
+def listed(paths: Iterable[Path], most: int = 20) -> str:
+    """Paths for an error message, not all of too many.
+
+    Args:
+        paths: Which.
+        most: How many of them to write out.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.listed([("a",), ("b", "0"), ("b", "1")], most=2)
+        'a, b/0 and 1 more'
+    """
+    names = [text(path) or "(the whole tree)" for path in paths]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def states_in(state: Any, kind: type) -> dict[Path, Any]:
+    """The states of one kind, anywhere in a state, by their paths.
+
+    Args:
+        state: The state of any transformation.
+        kind: The class of the states to find.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> state = ox.chain(ox.clip(1.0), ox.adam(0.1)).init(jnp.zeros(2))
+        >>> list(ox.selection.states_in(state, ox.ScaleByRmsState))
+        [('adam', 'scale_by_rms')]
+    """
+    found: dict[Path, Any] = {}
+    map_states(found.setdefault, state, kind)
+    return found
+
+
+def map_states(function: Callable[..., Any], state: Any, kind: type) -> Any:
+    """A state, with those of one kind in it replaced, wherever they are.
+
+    Args:
+        function: A function of the path and the state of that kind, in which those inside
+            of it are replaced already, to the new one.
+        state: The state of any transformation.
+        kind: The class of the states to replace.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> def again(path, state):
+        ...     return state._replace(count=jnp.zeros_like(state.count))
+        >>> state = ox.adam(0.1).init(jnp.zeros(2))
+        >>> state = ox.selection.map_states(again, state, ox.ScaleByLearningRateState)
+    """
+
+    def visit(path: Any, x: Any) -> Any:
+        if not isinstance(x, kind):
+            return x
+        here = tuple(map(_part, path))
+        fields: Any = x
+        inside = map_states(
+            lambda there, y: function(here + there, y), fields._asdict(), kind
+        )
+        return function(here, type(x)(**inside))
+
+    return jax.tree_util.tree_map_with_path(
+        visit, state, is_leaf=lambda x: isinstance(x, kind)
+    )
+
+
+def shortest_names(values: dict[Path, Any]) -> dict[str, Any]:
+    """`values` by the last parts of their paths, or by the whole where these are alike.
+
+    Args:
+        values: Anything, by paths.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.shortest_names({("a", "x"): 1, ("b", "x"): 2, ("b", "y"): 3})
+        {'a/x': 1, 'b/x': 2, 'y': 3}
+    """
+    last = [path[-1] for path in values]
+    return {
+        path[-1] if last.count(path[-1]) == 1 else text(path): value
+        for path, value in values.items()
+    }
+
+
+def _part(key: Any) -> str:
+    kinds = ("key", "idx", "name")  # Of a dict, a sequence, an object with fields.
+    return str(next((getattr(key, k) for k in kinds if hasattr(key, k)), key))
+
+
+def _all_strings(items: Sequence[Any]) -> bool:
+    return all(isinstance(x, str) for x in items)
+
+
+def _boolean(path: Any, x: Any) -> bool:
+    known = isinstance(x, bool) or (hasattr(x, "dtype") and not _is_traced(x))
+    if not known or jnp.shape(x) != () or not jnp.issubdtype(_dtypes.dtype_of(x), jnp.bool):
+        raise Refusal(
+            TypeError,
+            f"got a mask with {x!r} at {_dtypes.name_of(path)}; it takes True and False, "
+            "patterns of paths such as '**/bias', or a function of path and leaf.",
+        )
+    return bool(x)
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
+def _spread(choice: Any, params: Any, what: str) -> Any:
+    """What `choice` says of each parameter, as a tree like `params`."""
+    # A tree may be callable too, as Equinox modules are.
+    if callable(choice) and jax.tree_util.all_leaves([choice]):
+        if _takes_path(choice):
+
+            def say(path: Any, leaf: Any) -> Any:
+                if not isinstance(leaf, float | complex) and not hasattr(leaf, "dtype"):
+                    return False  # A function, in an Equinox module: nothing to train.
+                return choice(text(tuple(map(_part, path))), leaf)
+
+            return jax.tree_util.tree_map_with_path(say, params)
+        choice = choice(params)
+    return broadcast_prefix(choice, params, what)
+
+
+def _takes_path(function: Any) -> bool:
+    """Whether it is a function of path and leaf, rather than of all the params."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # Some builtin functions have none.
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return len([p for p in parameters if p.kind in kinds and p.default is p.empty]) == 2
+
+
+def _matched(patterns: Sequence[str], params: Any) -> Any:
+    """The tree of booleans that a list of patterns means."""
+    wanted = [p for p in patterns if not p.startswith("!")]
+    unwanted = [p[1:] for p in patterns if p.startswith("!")]
+    leaves = by_path(params)
+    _check_matches(
+        wanted + unwanted, [path for path, leaf in leaves.items() if leaf is not None]
+    )
+
+    def chosen(path: Path) -> bool:
+        name = text(path)
+        picked = not wanted or _first(wanted, name) is not None
+        return picked and _first(unwanted, name) is None
+
+    treedef = jax.tree.structure(params, is_leaf=_dtypes.is_none)
+    return treedef.unflatten(None if x is None else chosen(p) for p, x in leaves.items())
+
+
+def _first(patterns: Sequence[str], name: str) -> str | None:
+    return next((p for p in patterns if _regex(p).fullmatch(name)), None)
+
+
+def _check_matches(patterns: Sequence[str], paths: list[Path]) -> None:
+    """Refuses a pattern that matches nothing, unless there is nothing at all."""
+    names = [text(path) for path in paths]
+    for pattern in patterns if names else ():
+        if any(map(_regex(pattern).fullmatch, names)):
+            continue
+        below = f"{pattern}/**"
+        hint = f" Did you mean {below!r}?" if any(map(_regex(below).match, names)) else ""
+        raise Refusal(
+            ValueError,
+            f"got the pattern {pattern!r}, which matches no parameter. There are: "
+            f"{listed(paths)}.{hint}",
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _regex(pattern: str) -> re.Pattern[str]:
+    *parts, last = pattern.split("/")
+    above = "".join("(?:[^/]+/)*" if p == "**" else _regex_of(p) + "/" for p in parts)
+    if last != "**":
+        return re.compile(above + _regex_of(last))
+    # None of the parts that `**` stands for: `a/**` is also `a`.
+    return re.compile(f"{above}.*|{above.removesuffix('/')}" if above else ".*")
+
+
+def _regex_of(part: str) -> str:
+    def translate(piece: re.Match[str]) -> str:
+        token = piece[0]
+        if token in "*?":
+            return {"*": "[^/]*", "?": "[^/]"}[token]
+        if len(token) > 1:  # [ab], [a-z], [!ab]
+            return "[^" + token[2:] if token[1] == "!" else token
+        return re.escape(token)
+
+    return re.sub(r"\[[^\]]+\]|.", translate, part)
