@@ -12,12 +12,14 @@ amsgrad, adamax, adamaxw, adabelief, yogi, adan, ademamix, simplified_ademamix, 
 acprop, laprop, lion, sign_sgd, signum, rprop, lamb, lars, fromage, novograd, adafactor,
 sm3, madgrad, asgd, ftrl, adagrad_dual_averaging, proximal_adagrad,
 proximal_gradient_descent, polyak_sgd,
-optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld.
+optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd,
+schedule_free_adamw.
 
 Stages: scale, scale_by_*, add_*, ema, clip, clip_by_*, adaptive_grad_clip, centralize,
 normalize_by_update_norm, cautious, soft_threshold, shrink_step, reduce_on_plateau,
 set_to_zero, zero_nans, identity, stateless; chain puts them one after another, and
-in_turn lets one step follow another; sparsely moves only what has a gradient.
+in_turn lets one step follow another; sparsely moves only what has a gradient. Averages of
+the parameters: average_params, lookahead, schedule_free, and eval_params to ask for them.
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of single
 examples: per_example_global_norm_clip, per_example_layer_norm_clip.
@@ -43,6 +45,15 @@ from .base import (
 )
 
 # Combinators: transformations in, one transformation out.
+from .combinators.averaging import (
+    AverageParamsState as AverageParamsState,
+    LookaheadState as LookaheadState,
+    ScheduleFreeState as ScheduleFreeState,
+    average_params as average_params,
+    eval_params as eval_params,
+    lookahead as lookahead,
+    schedule_free as schedule_free,
+)
 from .combinators.chaining import chain as chain, in_turn as in_turn
 from .combinators.guarding import (
     ApplyIfFiniteState as ApplyIfFiniteState,
@@ -116,6 +127,8 @@ from .optimizers import (
     rmsprop as rmsprop,
     rprop as rprop,
     scale_by_adam as scale_by_adam,
+    schedule_free_adamw as schedule_free_adamw,
+    schedule_free_sgd as schedule_free_sgd,
     sgd as sgd,
     sgld as sgld,
     sign_sgd as sign_sgd,

@@ -731,3 +731,41 @@ def apply_updates(params: Params, updates: Updates) -> Params:
         return _dtypes.cast(_dtypes.cast(p, wide) + _dtypes.cast(u, wide), dtype)
 
     return treedef.unflatten(map(add, old, leaves))
+
+
+def evaluated(state: OptState, params: Params) -> Params | None:
+    """What the averages in `state` answer for `params`; None if there is none.
+
+    A state takes part by a method `eval_params(params)` of its class, which returns a tree
+    like `params`, or None. It is not looked into: a combinator whose state holds those of
+    others, for a part of the params, calls this function from its own method.
+
+    Raises:
+        ValueError: If two states answer, neither inside of the other.
+    """
+
+    def answers(node: Any) -> bool:
+        return hasattr(type(node), "eval_params")
+
+    found = None
+    for path, node in jax.tree.leaves_with_path(state, is_leaf=answers):
+        answer = node.eval_params(params) if answers(node) else None
+        if answer is None:
+            continue
+        if found is not None:
+            raise ValueError(
+                "`eval_params` found two averages, neither inside of the other: "
+                f"{_dtypes.name_of(found[0])} and {_dtypes.name_of(path)} of the state. "
+                "Give it the state of the one that you mean."
+            )
+        found = path, answer
+    return None if found is None else found[1]
+
+
+def in_place_of(params: Params, average: Params) -> Params:
+    """`average` in the dtypes of `params`; `params` where nothing is averaged."""
+
+    def chosen(p: Any, a: Any) -> Any:
+        return _dtypes.cast(a, _dtypes.dtype_of(p)) if hasattr(a, "dtype") else p
+
+    return jax.tree.map(chosen, params, average)

@@ -9,7 +9,9 @@ from typing import Literal
 import jax
 
 from .base import GradientTransformation, identity, transformation
+from .combinators.averaging import schedule_free
 from .combinators.chaining import chain
+from .schedules import warmup_schedule
 from .transforms.adaptive import scale_by_polyak
 from .transforms.adding import (
     add_decayed_weights,
@@ -53,6 +55,7 @@ from .transforms.scaling import scale, scale_by_learning_rate
 from .transforms.sign import scale_by_lion, scale_by_rprop, scale_by_sign
 from .typing import (
     AtLeastOne,
+    Count,
     Decay,
     DecayOrSchedule,
     Fraction,
@@ -1697,3 +1700,101 @@ def sgld(
         scale_by_learning_rate(learning_rate),
         add_langevin_noise(learning_rate, temperature, key=key),
     )
+
+
+@transformation
+def schedule_free_sgd(
+    learning_rate: NonNegativeOrSchedule = 1.0,
+    warmup_steps: Count | None = None,
+    b1: Decay = 0.9,
+    weight_decay: ScalarOrSchedule | None = None,
+    weight_lr_power: NonNegative = 2.0,
+    state_dtype: StorageDtype | None = None,
+) -> GradientTransformation:
+    r"""Gradient descent that averages instead of lowering the rate.
+
+    Evaluate with `eval_params(state, params)`, not with the parameters.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule, which should
+            not fall.
+        warmup_steps: The length of a linear rise from 0 to `learning_rate`, or `None`.
+        b1: As in `schedule_free`, as are `weight_lr_power` and `state_dtype`.
+        weight_decay: A multiple of the parameters, those that gradients are taken at, which
+            is added to the gradients. `None` adds nothing.
+        weight_lr_power: The power of the rate by which a step weighs in the average.
+        state_dtype: The dtype to store the path of descent in.
+
+    Returns:
+        The `schedule_free` of a `chain`. Its state holds 4 bytes a parameter.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; in `update`, if params are
+            missing.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.schedule_free_sgd(0.1)
+        schedule_free_sgd(0.1)
+
+    References:
+        A. Defazio et al., [The road less
+        scheduled](https://arxiv.org/abs/2405.15682), 2024.
+    """
+    rate = warmup_schedule(learning_rate, warmup_steps) if warmup_steps else learning_rate
+    descent = chain(
+        identity() if weight_decay is None else add_decayed_weights(weight_decay), sgd(rate)
+    )
+    return schedule_free(descent, rate, b1, weight_lr_power, state_dtype)
+
+
+@transformation
+def schedule_free_adamw(
+    learning_rate: NonNegativeOrSchedule = 0.0025,
+    warmup_steps: Count | None = None,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_lr_power: NonNegative = 2.0,
+    state_dtype: StorageDtype | None = None,
+) -> GradientTransformation:
+    r"""AdamW with an average in place of its momentum, and of a rate that falls.
+
+    Evaluate with `eval_params(state, params)`, not with the parameters.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule, which should
+            not fall.
+        warmup_steps: The length of a linear rise from 0 to `learning_rate`, or `None`.
+        b1: As in `schedule_free`, as are `weight_lr_power` and `state_dtype`.
+        b2: The decay of the second moment, in [0, 1).
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled, of the parameters that gradients are taken at, and times
+            the learning rate.
+        weight_lr_power: The power of the rate by which a step weighs in the average.
+        state_dtype: The dtype to store the path of descent in.
+
+    Returns:
+        The `schedule_free` of a `chain`. Its state holds 8 bytes a parameter.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; in `update`, if params are
+            missing.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.schedule_free_adamw(0.0025)
+        schedule_free_adamw(0.0025)
+
+    References:
+        A. Defazio et al., [The road less
+        scheduled](https://arxiv.org/abs/2405.15682), 2024.
+    """
+    rate = warmup_schedule(learning_rate, warmup_steps) if warmup_steps else learning_rate
+    descent = chain(
+        scale_by_rms(b2, eps, bias_correction=True),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(rate),
+    )
+    return schedule_free(descent, rate, b1, weight_lr_power, state_dtype)

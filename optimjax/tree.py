@@ -226,6 +226,28 @@ def slot_like(
     return jax.tree.map(fresh, params)
 
 
+def slot_of(params: Any, *, dtype: Any = None) -> Any:
+    """A fresh slot of state that starts from the parameters themselves.
+
+    Args:
+        params: A tree of arrays.
+        dtype: As in `slot_like`.
+
+    Returns:
+        A tree with the structure, shapes and numbers of `params`. No buffer is shared.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> ox.tree.slot_of(jnp.ones(2, jnp.bfloat16))
+        Array([1., 1.], dtype=float32)
+    """
+
+    def copied(slot: jax.Array, p: Any) -> jax.Array:
+        return slot + _dtypes.cast(p, slot.dtype)
+
+    return jax.tree.map(copied, slot_like(params, dtype=dtype), params)
+
+
 def remembering(
     state_type: type,
     rule: Callable[..., Any],

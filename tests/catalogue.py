@@ -141,6 +141,13 @@ STAGES = [
     Case(ox.in_turn, oracle=zeros),
     Case(ox.sparsely, args=(ox.scale(2.0),), oracle=twice),
     Case(ox.stateless, args=(doubled,), oracle=twice),
+    Case(ox.average_params, args=(ox.scale(2.0),), oracle=twice),
+    Case(
+        ox.average_params,
+        {"start": 2, "every": 2, "debias": True},
+        (ox.scale(2.0), 0.9),
+        lambda grads, params, **kwargs: twice(grads),
+    ),
     stage(ox.scale, step_size=-0.3),
     stage(ox.scale_by_learning_rate, learning_rate=0.1),
     stage(ox.scale_by_learning_rate, learning_rate=fading),
@@ -261,7 +268,32 @@ def adam_direction(grads, params, **kwargs):
     return -np.diff(path, axis=0, prepend=0)
 
 
+def of_momentum(**kwargs):
+    inner = ox.sgd(0.1, momentum=0.9)
+    return Case(ox.lookahead, kwargs, (inner,), oracles.lookahead_sgd, whole=True)
+
+
+def of_descent(rate, **kwargs):
+    return Case(
+        ox.schedule_free,
+        {"learning_rate": rate, **kwargs},
+        (ox.sgd(rate),),
+        oracles.schedule_free_sgd,
+        whole=True,
+    )
+
+
 OPTIMIZERS = [
+    of_momentum(sync_period=3, slow_step_size=0.5),
+    of_momentum(sync_period=2, slow_step_size=0.8, on_sync="reset"),
+    of_momentum(sync_period=5, slow_step_size=0.3, on_sync="pull_back"),
+    of_descent(0.1),
+    of_descent(fading, b1=0.6, weight_lr_power=0.5),
+    of_descent(0.1, b1=0.0),
+    optimizer(ox.schedule_free_sgd, learning_rate=0.1),
+    optimizer(ox.schedule_free_sgd, learning_rate=0.1, warmup_steps=10, weight_decay=0.1),
+    optimizer(ox.schedule_free_adamw),
+    optimizer(ox.schedule_free_adamw, warmup_steps=10, b1=0.95, weight_decay=0.1, eps=1e-2),
     optimizer(ox.sgd, learning_rate=0.1),
     optimizer(ox.sgd, learning_rate=fading, momentum=0.9),
     optimizer(ox.sgd, learning_rate=0.1, momentum=0.9, nesterov=True),

@@ -193,9 +193,19 @@ def _keras(
     clipvalue=None,
     weight_decay=None,
     use_ema=False,
+    ema_momentum=0.99,
 ):
     """Stages that take the gradient to the step; the decay is a step before it."""
-    del use_ema  # It averages the parameters besides, and changes no step.
+    if use_ema:
+        tx = _keras(
+            lr,
+            *stages,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+            clipvalue=clipvalue,
+            weight_decay=weight_decay,
+        )
+        return ox.average_params(tx, ema_momentum, start=1)
     step = ox.chain(
         _given(clipnorm, ox.clip_by_norm),
         _given(global_clipnorm, ox.clip_by_global_norm),
@@ -326,6 +336,25 @@ def keras_lamb(learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **res
 
 def keras_lion(learning_rate=1e-3, beta_1=0.9, beta_2=0.99, **rest):
     rule = ox.lion(learning_rate, beta_1, beta_2, weight_decay=0.0)
+    return _keras(learning_rate, rule, **rest)
+
+
+def keras_schedule_free_adamw(
+    learning_rate=2.5e-3,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-8,
+    warmup_steps=0,
+    **rest,
+):
+    rate = learning_rate
+    if warmup_steps:  # Its first step has a rate already.
+        rate = lambda t: learning_rate * jnp.minimum((t + 1) / warmup_steps, 1)  # noqa: E731
+    step = ox.chain(
+        ox.scale_by_rms(beta_2, epsilon, bias_correction=True),
+        ox.scale_by_learning_rate(rate),
+    )
+    rule = ox.schedule_free(step, rate, beta_1, weight_lr_power=0.0)
     return _keras(learning_rate, rule, **rest)
 
 
@@ -465,6 +494,7 @@ CLASSES = {
         "Ftrl": keras_ftrl,
         "Lamb": keras_lamb,
         "Lion": keras_lion,
+        "ScheduleFreeAdamW": keras_schedule_free_adamw,
     },
     "tfkeras2": {
         "SGD": keras_sgd,
@@ -506,6 +536,8 @@ CLASSES = {
             "contrib.ademamix",
             "contrib.adopt",
             "contrib.madgrad",
+            "contrib.schedule_free_adamw",
+            "contrib.schedule_free_sgd",
             "fromage",
             "lamb",
             "lars",
@@ -543,12 +575,12 @@ OPTAX_EXPRESSIONS = {
 # Classes of the peers that the library does not have yet.
 NOT_YET = {
     "torch": "Muon LBFGS",
-    "keras_jax": "Muon ScheduleFreeAdamW",
+    "keras_jax": "Muon",
     "tfkeras2": "",
     "tf1": "",
     # `rprop` is there, but Optax's is late by a step: see test_replay.py.
     "optax": "contrib.cocob contrib.dadapt_adamw contrib.dog contrib.muon "
-    "contrib.prodigy contrib.schedule_free_adamw contrib.schedule_free_sgd rprop",
+    "contrib.prodigy rprop",
 }
 
 
@@ -558,6 +590,27 @@ def clipped(clip, tx):
     if kind == "norm":
         return ox.chain(ox.clip_by_global_norm(bound, ord=(*order, 2)[0], eps=1e-6), tx)
     return ox.chain(ox.clip(bound), tx)
+
+
+def averaged(average, tx):
+    """`tx` with the average of its parameters that a recording names.
+
+    Keras' is an argument of its optimizers, and TF1's has one of the same name as ours.
+    """
+    if average == "keras":
+        return tx
+    if average == "swa":
+        return ox.average_params(tx, start=1)
+    if isinstance(average, dict):
+        return tf1_averaged(tx, **average)
+    return ox.average_params(tx, float(average.removeprefix("ema")), start=1)
+
+
+def tf1_averaged(tx, decay, num_updates=False):
+    """`ExponentialMovingAverage`, told the number of updates or not."""
+    if num_updates:
+        return ox.average_params(tx, lambda n: jnp.minimum(decay, (1 + n) / (10 + n)))
+    return ox.average_params(tx, decay)
 
 
 # Schedules. Those of PyTorch scale `base_lr`, the rate of the optimizer, or replace it.

@@ -19,11 +19,15 @@ import optimjax as ox
 TOLERANCE = 20 * 2**-23
 
 
+def inputs(which, leaves):
+    """The recorded initial parameters and gradients, as JAX's arrays."""
+    params, grads = recordings.initial(leaves), recordings.gradients(which, leaves)
+    return jax.tree.map(jnp.asarray, (params, grads))
+
+
 def replay(tx, which, leaves, sparse=False):
     """The trajectory that `tx` takes, recorded as the peers' are."""
-
-    params = jax.tree.map(jnp.asarray, recordings.initial(leaves))
-    grads = jax.tree.map(jnp.asarray, recordings.gradients(which, leaves))
+    params, grads = inputs(which, leaves)
     extra = {}
     if sparse:
         extra["present"] = {k: recordings.INPUTS[f"sparse_mask/{k}"] for k in leaves}
@@ -40,8 +44,9 @@ def ours(peer, case):
     if make is None:
         return None
     tx = make(**meta["kwargs"])
-    clip = meta["opts"].get("clip")
-    return tx if clip is None else peers.clipped(clip, tx)
+    clip, average = meta["opts"].get("clip"), meta["opts"].get("average")
+    tx = tx if clip is None else peers.clipped(clip, tx)
+    return tx if average is None else peers.averaged(average, tx)
 
 
 CASES = [
@@ -89,6 +94,32 @@ def test_follows_the_recorded_trajectory(peer, case, which):
     want = recordings.trajectory(peer, case, which)
     for leaf in leaves:
         assert recordings.error(got[leaf], want[leaf]) <= tolerance(peer, case), leaf
+
+
+AVERAGED = [
+    (peer, case)
+    for peer in peers.CLASSES
+    for case, meta in recordings.cases(peer).items()
+    if "average" in meta["opts"]
+]
+
+
+@pytest.mark.parametrize("which", recordings.SETS)
+@pytest.mark.parametrize(("peer", "case"), AVERAGED)
+def test_follows_the_recorded_average(peer, case, which):
+    tx, leaves = ours(peer, case), recordings.cases(peer)[case]["leaves"]
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        params = ox.apply_updates(params, updates)
+        return (params, state), ox.eval_params(state, params)
+
+    params, grads = inputs(which, leaves)
+    got = jax.lax.scan(step, (params, tx.init(params)), grads)[1]
+    for leaf in leaves:
+        want = recordings.arrays(peer)[f"{case}/{which}/avg.{leaf}"]
+        assert recordings.error(got[leaf], want) <= TOLERANCE, leaf
 
 
 def in_turns_of(sign, step):

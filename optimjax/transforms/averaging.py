@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import numerics
-from ..base import GradientTransformation, Params, transformation
-from ..tree import remembering, slot_like
+from ..base import GradientTransformation, Params, in_place_of, transformation
+from ..tree import remembering, slot_of
 from ..typing import NonNegative
 
 
@@ -16,6 +16,10 @@ class AsgdState(NamedTuple):
 
     count: jax.Array  # t, (), int32: the steps taken.
     average: Params  # a, the averaged parameters, shaped like the params.
+
+    def eval_params(self, params: Params) -> Params:
+        """The average, in the dtypes of `params`."""
+        return in_place_of(params, self.average)
 
 
 def _asgd(
@@ -44,7 +48,8 @@ def asgd(
        p_{t+1} = p_t - \eta_t (g_t + \lambda p_t), \qquad
        a_t = a_{t-1} + \frac{p_{t+1} - a_{t-1}}{\max(1,\ t - 1 - t_0)}, $$
 
-    $t = 1, 2, \dots$, as in PyTorch. The average is in the state and changes no step.
+    $t = 1, 2, \dots$, as in PyTorch. The average changes no step; `eval_params` gives
+    it.
 
     Args:
         learning_rate: $\eta \ge 0$, of the first step. May be traced, as may be the rest.
@@ -86,7 +91,7 @@ def asgd(
     return remembering(
         AsgdState,
         _asgd,
-        {"average": slot_like},
+        {"average": slot_of},
         reads=("params",),
         at=at,
         decay=lambd,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes, numerics
+from .. import numerics
 from ..base import (
     GradientTransformation,
     Params,
@@ -18,7 +18,7 @@ from ..base import (
     counting,
     transformation,
 )
-from ..tree import leafwise, remembering, slot_like
+from ..tree import leafwise, remembering, slot_like, slot_of
 from ..typing import Decay, NonNegative, NonNegativeOrSchedule, Scalar
 
 
@@ -515,18 +515,13 @@ def scale_by_madgrad(
         rate = numerics.rate_at(learning_rate, t - 1)
         return {"weight": (rate + eps) * jnp.sqrt(numerics.as_scalar(t))}
 
-    def copied(params: Params) -> Params:
-        return jax.tree.map(
-            lambda p, s: s + _dtypes.cast(p, s.dtype), params, slot_like(params)
-        )
-
     return remembering(
         ScaleByMadgradState,
         _madgrad,
         {
             "sum_of_gradients": slot_like,
             "sum_of_squares": lambda params: slot_like(params, real=True),
-            "start": copied,
+            "start": slot_of,
         },
         reads=("params",),
         at=at,

@@ -959,3 +959,112 @@ def proximal_gradient_descent(grads, params, *, learning_rate, l1=0.0, l2=0.0):
         p = sign(w) * np.maximum(np.abs(w) - lr * l1, 0) / (1 + lr * l2)
         out.append(p)
     return np.stack(out)
+
+
+# Averages of the parameters.
+
+
+def average(path, start, *, decay=None, first=0, every=1, debias=False):
+    """The average after each step of a path of parameters, each from all its samples."""
+    path, out = [double(start), *double(path)], []
+    for t in range(1, len(path)):
+        samples = path[first : t + 1 : every] or [path[t]]
+        if decay is None:
+            out.append(np.mean(samples, axis=0))
+            continue
+        weights = [1.0]
+        for n in range(1, len(samples)):
+            d = at(decay, n)
+            weights = [d * w for w in weights] + [1 - d]
+        if debias:  # Of a constant decay: as if there had been a zero before.
+            weights[0] *= 1 - decay
+        out.append(sum(w * p for w, p in zip(weights, samples, strict=True)) / sum(weights))
+    return np.stack(out)
+
+
+def lookahead_sgd(
+    grads, params, *, sync_period, slow_step_size, on_sync="keep", lr=0.1, momentum=0.9
+):
+    """Zhang 2019, Algorithm 1 around SGD with momentum, with section 3's states."""
+    slow, slow_m, m, out = double(params), 0.0, 0.0, []
+    fast = slow
+    for t, g in enumerate(double(grads), start=1):
+        m = momentum * m + g
+        fast = fast - lr * m
+        if t % sync_period == 0:
+            fast = slow = slow + slow_step_size * (fast - slow)
+            if on_sync == "reset":
+                m = 0.0
+            elif on_sync == "pull_back":
+                m = slow_m = slow_m + slow_step_size * (m - slow_m)
+        out.append(fast)
+    return np.stack(out)
+
+
+def _schedule_free(grads, params, steps, learning_rate, b1, power, averages=False):
+    """Defazio 2024, Algorithm 1, with the weights of section 3; x, y and z all kept.
+
+    `steps(t, g, y)` is what the base optimizer adds to z.
+    """
+    x = y = z = double(params)
+    largest, total, out = 0.0, 0.0, []
+    for t, g in enumerate(double(grads)):
+        z = z + steps(t, g, y)
+        largest = max(largest, at(learning_rate, t + 1))
+        weight = largest**power
+        total = total + weight
+        x = x + (weight / total if total else 0.0) * (z - x)
+        y = b1 * x + (1 - b1) * z
+        out.append(x if averages else y)
+    return np.stack(out)
+
+
+def _warmed_up(learning_rate, steps):
+    if not steps:
+        return learning_rate
+    return lambda t: learning_rate * min(t / steps, 1.0)
+
+
+def schedule_free_sgd(
+    grads,
+    params,
+    *,
+    learning_rate=1.0,
+    warmup_steps=None,
+    b1=0.9,
+    weight_decay=0.0,
+    weight_lr_power=2.0,
+    averages=False,
+):
+    """Schedule-Free SGD; with `averages`, x in place of y."""
+    rate = _warmed_up(learning_rate, warmup_steps)
+
+    def step(t, g, y):
+        return -at(rate, t) * (g + weight_decay * y)
+
+    return _schedule_free(grads, params, step, rate, b1, weight_lr_power, averages)
+
+
+def schedule_free_adamw(
+    grads,
+    params,
+    *,
+    learning_rate=0.0025,
+    warmup_steps=None,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    weight_lr_power=2.0,
+):
+    """Schedule-Free AdamW, with the corrected second moment."""
+    rate = _warmed_up(learning_rate, warmup_steps)
+    v = 0.0
+
+    def step(t, g, y):
+        nonlocal v
+        v = b2 * v + (1 - b2) * abs2(g)
+        root = np.sqrt(v / (1 - b2 ** (t + 1)))
+        return -at(rate, t) * (g / (root + eps) + weight_decay * y)
+
+    return _schedule_free(grads, params, step, rate, b1, weight_lr_power)
