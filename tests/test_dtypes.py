@@ -13,7 +13,7 @@ import optimjax as ox
 from optimjax import _dtypes
 
 DTYPES = [jnp.bfloat16, jnp.float16, jnp.float32]
-STORED = ("dtype", "mu_dtype", "accumulator_dtype", "dtype_momentum")
+STORED = ("dtype", "state_dtype", "mu_dtype", "accumulator_dtype", "dtype_momentum")
 
 
 def shapes(dtype):
@@ -62,11 +62,13 @@ def test_moments_are_stored_as_asked_for(case, stored):
 
 # Of these, nothing but the sign or the bits of a random number is left.
 DISCRETE = {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld}
+# These store what such parameters lose: see combinators/test_averaging.py.
+STORING = {ox.schedule_free, ox.schedule_free_sgd, ox.schedule_free_adamw}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
-    "case", [c for c in catalogue.ONE_EACH if c.make not in DISCRETE], ids=str
+    "case", [c for c in catalogue.ONE_EACH if c.make not in DISCRETE | STORING], ids=str
 )
 def test_low_precision_is_rounded_once_at_the_end(case, dtype):
     """With default settings, updates are those of a float32 run, rounded."""

@@ -296,7 +296,7 @@ INJECTED = [
     for c in catalogue.ONE_EACH
     if not c.whole
     and not (c.extra or c.chained)
-    and c.make not in (ox.chain, ox.in_turn, ox.sparsely, ox.stateless)
+    and c.make not in (ox.chain, ox.in_turn, ox.sparsely, ox.stateless, ox.average_params)
 ]
 
 

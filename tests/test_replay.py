@@ -58,7 +58,7 @@ CASES = [
 # Their float32 bias corrections are off by up to 2e-5; see the tests below.
 INEXACT = {
     "optax": "adam adamw nadam amsgrad adamax nadamw adamaxw lamb adabelief yogi adan "
-    "contrib.ademamix optimistic_adam_v2",
+    "contrib.ademamix contrib.schedule_free_adamw optimistic_adam_v2",
     "keras_jax": "Adam AdamW Nadam Adamax Lamb",
     "tfkeras2": "Adam AdamW Nadam Adamax",
     "tf1": "Adam",
@@ -169,6 +169,8 @@ EXACT = {
     ("optax", "adan.lr1e-3"): exact("adan", learning_rate=1e-3, difference_weight=0.08),
     ("optax", "contrib.ademamix.lr1e-3"): exact("ademamix", learning_rate=1e-3),
     ("optax", "optimistic_adam_v2.lr0.01"): exact("optimistic_adam", learning_rate=0.01),
+    ("optax", "contrib.schedule_free_adamw.default"): exact("schedule_free_adamw"),
+    ("keras_jax", "ScheduleFreeAdamW.default"): exact("schedule_free_adamw"),
     ("keras_jax", "Lamb.default"): exact("keras_lamb", learning_rate=1e-3),
     ("keras_jax", "Adam.default"): exact("adam_eps_hat", learning_rate=1e-3),
     ("keras_jax", "Adam.lr0.01"): exact("adam_eps_hat", learning_rate=0.01),
