@@ -317,3 +317,71 @@ def test_the_loss_gets_through_optax_in_a_class_of_its_own(make):
     tx = optax.MultiSteps(optax.GradientTransformationExtraArgs(*make()), 1)
     updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=1.0)
     assert jnp.isfinite(updates["w"]).all()
+
+
+# Averages of the parameters. Their recordings are replayed, too: `test_replay.py`.
+
+
+def follow(tx, params, evaluate, pick=lambda params: params):
+    """The params after each of twelve steps, and those to evaluate with."""
+    grads = np.random.default_rng(3).normal(size=(12, 2, 3)).astype(np.float32)
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (pick(params), evaluate(state, params))
+
+    return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_lookahead_is_that_of_optax_without_the_pairs(reset):
+    p = PARAMS["w"]
+    ours = ox.lookahead(ox.sgd(0.1, 0.9), 5, 0.3, on_sync="reset" if reset else "keep")
+    theirs = optax.lookahead(optax.sgd(0.1, 0.9), 5, 0.3, reset_state=reset)
+    pair = optax.LookaheadParams.init_synced(p)
+    want = follow(theirs, pair, lambda state, params: params.slow, lambda p: p.fast)
+    assert_close(follow(ours, p, ox.eval_params), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("schedule_free_sgd", {"learning_rate": 0.1, "warmup_steps": 5}),
+        ("schedule_free_sgd", {"weight_decay": 0.1, "b1": 0.5}),
+        ("schedule_free_adamw", {"warmup_steps": 4, "weight_lr_power": 1.0, "eps": 0.1}),
+    ],
+)
+def test_schedule_free_is_that_of_optax(name, kwargs):
+    contrib = optax.contrib
+    ours, theirs = (getattr(m, name)(**kwargs) for m in (ox, contrib))
+    assert_close(
+        follow(ours, PARAMS["w"], ox.eval_params),
+        follow(theirs, PARAMS["w"], contrib.schedule_free_eval_params),
+        rtol=2e-5,
+        atol=1e-6,
+    )
+    got, want = (inspect.signature(getattr(m, name)).parameters for m in (ox, contrib))
+    assert [(p.name, p.default) for p in got.values()] == [
+        (p.name, p.default) for p in want.values()
+    ]
+
+
+def test_steps_that_optax_holds_back_are_no_samples():
+    p = PARAMS["w"]
+    tx = optax.MultiSteps(ox.average_params(ox.sgd(0.1)), 4)
+    path, got = follow(tx, p, ox.eval_params)
+    samples = np.stack([p, path[3], path[7], path[11]])
+    np.testing.assert_allclose(got[-1], samples.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ox.average_params, lambda t: ox.schedule_free(t, 1.0)])
+def test_what_a_mask_of_optax_leaves_out_is_evaluated_as_it_is(make):
+    tx = optax.masked(make(ox.sgd(1.0)), {"w": True, "b": False})
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    updates, state = tx.update(ones, tx.init(PARAMS), PARAMS)
+    params = ox.apply_updates(PARAMS, updates)
+    got = ox.eval_params(state, params)
+    assert (got["w"] < PARAMS["w"]).all()
+    np.testing.assert_array_equal(got["b"], params["b"])

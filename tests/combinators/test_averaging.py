@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import oracles
 import pytest
 
@@ -113,14 +112,6 @@ def test_low_precision_is_averaged_as_it_is_rounded_but_not_in_it():
     assert got.dtype == jnp.bfloat16
 
 
-def test_steps_held_back_around_it_are_no_samples():
-    tx = optax.MultiSteps(ox.average_params(ox.sgd(0.1)), 5)
-    with jax.numpy_dtype_promotion("standard"):  # Optax relies on it.
-        path, got, _ = run(tx)
-    samples = np.float64([START, path[4], path[9], path[14]])
-    np.testing.assert_allclose(got[-1], samples.mean(axis=0), rtol=1e-6)
-
-
 # Lookahead. Its steps stand against an oracle in the catalogue.
 
 
@@ -216,7 +207,6 @@ PARAMS = {"w": jnp.zeros(2), "b": (jnp.zeros((), jnp.bfloat16), None)}
         lambda s: s,
         lambda s: {"adam": (), "average_params": s},
         lambda s: ((1.0, None), [s]),
-        optax.MaskedState,
         lambda s: ox.average_params(ox.identity()).init(PARAMS)._replace(
             average=s.average, inner_state=averaged({"w": 5.0})
         ),
@@ -239,17 +229,6 @@ def test_of_two_averages_side_by_side_neither_is_taken():
     tx = ox.chain(ox.average_params(ox.identity()), ox.lookahead(ox.sgd(0.1), 2, 0.5))
     with pytest.raises(ValueError, match=r"\['average_params'\] and \['lookahead'\] of"):
         ox.eval_params(tx.init(PARAMS), PARAMS)
-
-
-def test_what_a_mask_of_optax_leaves_out_stays_what_it_is():
-    mask = {"w": True, "b": (False, None)}
-    for inner in (ox.average_params(ox.sgd(1.0)), ox.schedule_free_sgd(1.0)):
-        tx = optax.masked(inner, mask)
-        state = tx.init(PARAMS)
-        updates, state = tx.update(jax.tree.map(jnp.ones_like, PARAMS), state, PARAMS)
-        got = ox.eval_params(state, ox.apply_updates(PARAMS, updates))
-        assert (got["w"] < 0).all()
-        assert got["b"] == (1.0, None)  # Optax passes its gradient on.
 
 
 def test_the_average_of_asgd_answers():
