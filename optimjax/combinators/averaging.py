@@ -60,23 +60,6 @@ def eval_params(state: OptState, params: Params) -> Params:
     return params if answer is None else answer
 
 
-def _check_inner(who: str, inner: Any) -> None:
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        raise TypeError(f"`{who}` takes a transformation, but got {inner!r}.")
-
-
-def _check_call(who: str, state: Any, kind: type, params: Params | None) -> None:
-    if not isinstance(state, kind):
-        raise TypeError(
-            f"`{who}` needs a state of its own kind, `{kind.__name__}`, but got a "
-            f"`{type(state).__name__}`. Was it made by the `init` of another optimizer?"
-        )
-    if params is None:
-        raise ValueError(
-            f"`{who}` needs the current parameters: call `update(updates, state, params)`."
-        )
-
-
 class AverageParamsState(NamedTuple):
     """State of `average_params`."""
 
@@ -95,7 +78,7 @@ def _sampled(
     return p, jnp.where(weight > 0, numerics.mix(average, p, weight), average)
 
 
-@transformation
+@transformation(state=AverageParamsState)
 def average_params(
     inner: GradientTransformation,
     decay: DecayOrSchedule | None = None,
@@ -164,7 +147,7 @@ def average_params(
         P. Izmailov et al., [Averaging weights leads to wider optima and better
         generalization](https://arxiv.org/abs/1803.05407), 2018.
     """
-    _check_inner("average_params", inner)
+    base.check_stages("average_params", [inner])
 
     def init(params: Params) -> OptState:
         inner_state = inner.init(params)
@@ -191,7 +174,7 @@ def average_params(
         params: Params | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, OptState]:
-        _check_call("average_params", state, AverageParamsState, params)
+        params = base.needs(params)
         out, lane, inner_state = base.advance(
             inner, updates, gradient, state.inner_state, params, extra
         )
@@ -246,7 +229,7 @@ def _floating(state: OptState) -> OptState:
     return jax.tree.map(kept, state)
 
 
-@transformation
+@transformation(state=LookaheadState)
 def lookahead(
     inner: GradientTransformation,
     sync_period: PositiveCount,
@@ -298,7 +281,7 @@ def lookahead(
         M. R. Zhang et al., [Lookahead optimizer: k steps forward, 1 step
         back](https://arxiv.org/abs/1907.08610), 2019.
     """
-    _check_inner("lookahead", inner)
+    base.check_stages("lookahead", [inner])
 
     def init(params: Params) -> OptState:
         inner_state, slow_inner_state = inner.init(params), None
@@ -322,7 +305,7 @@ def lookahead(
         params: Params | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, OptState]:
-        _check_call("lookahead", state, LookaheadState, params)
+        params = base.needs(params)
         out, _, new = base.advance(
             inner, updates, gradient, state.inner_state, params, extra
         )
@@ -385,7 +368,7 @@ def _schedule_free(
     return b1 * x + (1 - b1) * z - y, z, x
 
 
-@transformation
+@transformation(state=ScheduleFreeState)
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: NonNegativeOrSchedule,
@@ -442,7 +425,7 @@ def schedule_free(
         A. Defazio et al., [The road less
         scheduled](https://arxiv.org/abs/2405.15682), 2024.
     """
-    _check_inner("schedule_free", base_optimizer)
+    base.check_stages("schedule_free", [base_optimizer])
 
     def stored(p: Any) -> Any:
         narrow = jnp.finfo(_dtypes.dtype_of(p)).bits < 32
@@ -468,7 +451,7 @@ def schedule_free(
         params: Params | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, OptState]:
-        _check_call("schedule_free", state, ScheduleFreeState, params)
+        params = base.needs(params)
         out, _, base_state = base.advance(
             base_optimizer, updates, gradient, state.base_optimizer_state, params, extra
         )

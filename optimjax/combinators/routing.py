@@ -68,11 +68,30 @@ def _marked(paths: list[Path]) -> Any:
     return nested(dict.fromkeys(paths))
 
 
+def _evaluated(
+    states: dict[str, OptState], members: dict[str, Any], params: Params
+) -> Params | None:
+    """The params with what is averaged in `states`; None if nothing is."""
+    leaves, answered = by_path(params), False
+    for label, state in states.items():
+        paths = list(by_path(members[label]))
+        answer = base.evaluated(state, nested({p: leaves[p] for p in paths}))
+        if answer is not None:
+            answered = True
+            leaves.update(by_path(answer))
+    treedef = jax.tree.structure(params, is_leaf=_dtypes.is_none)
+    return treedef.unflatten(leaves.values()) if answered else None
+
+
 class MaskedState(NamedTuple):
     """State of `masked`."""
 
     inner_state: OptState  # That of `inner`, for the chosen leaves alone.
     chosen: Any  # Which these are: nested dicts by their paths, with None for each.
+
+    def eval_params(self, params: Params) -> Params | None:
+        """What is averaged of the chosen leaves, among the others as they are."""
+        return _evaluated({"": self.inner_state}, {"": self.chosen}, params)
 
 
 @transformation(state=MaskedState)
@@ -169,6 +188,10 @@ class PartitionState(NamedTuple):
 
     inner_states: dict[str, OptState]  # By label, of those that have a state.
     members: dict[str, Any]  # By label, its leaves: nested dicts with None for each.
+
+    def eval_params(self, params: Params) -> Params | None:
+        """What the parts average, among the leaves of the others as they are."""
+        return _evaluated(self.inner_states, self.members, params)
 
 
 @transformation(state=PartitionState)
