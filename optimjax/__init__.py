@@ -16,20 +16,25 @@ optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd
 schedule_free_adamw.
 
 Stages: scale, scale_by_*, add_*, ema, clip, clip_by_*, adaptive_grad_clip, centralize,
-normalize_by_update_norm, cautious, soft_threshold, shrink_step, reduce_on_plateau,
-set_to_zero, zero_nans, identity, stateless; chain puts them one after another, and
-in_turn lets one step follow another; sparsely moves only what has a gradient. Averages of
-the parameters: average_params, lookahead, schedule_free, and eval_params to ask for them.
+normalize_by_update_norm, cautious, soft_threshold, shrink_step, project,
+keep_params_nonnegative, reduce_on_plateau, set_to_zero, zero_nans, identity, stateless.
+
+Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
+conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
+dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
+inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of single
 examples: per_example_global_norm_clip, per_example_layer_norm_clip.
 
-For rules of your own: transformation, and the modules tree, numerics, typing and testing.
+For rules of your own: transformation, and the modules tree, projections, numerics,
+typing and testing.
 """
 
 # Foundations: what a transformation is, and how its result is applied.
 from . import (
     numerics as numerics,
+    projections as projections,
     schedules as schedules,
     selection as selection,
     tree as tree,
@@ -195,6 +200,10 @@ from .transforms.clipping import (
     per_example_global_norm_clip as per_example_global_norm_clip,
     per_example_layer_norm_clip as per_example_layer_norm_clip,
     zero_nans as zero_nans,
+)
+from .transforms.constraining import (
+    keep_params_nonnegative as keep_params_nonnegative,
+    project as project,
 )
 from .transforms.factored import (
     FactoredMoment as FactoredMoment,

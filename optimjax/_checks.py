@@ -12,13 +12,25 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Schedule = Callable[[Any], Any]
 Value = float | jax.Array  # A number, a NumPy scalar, a 0-d array, or a traced one.
 
@@ -147,6 +159,29 @@ def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> Bound:
         TypeError: If an argument is unknown, missing, or of the wrong kind.
         ValueError: If its value lies outside of its range.
     """
+    call = _checked_call(function, args, kwargs)
+    shown = [*map(_show, args), *(f"{k}={_show(v)}" for k, v in kwargs.items())]
+    return Bound(call.args, call.kwargs, f"{function.__name__}({', '.join(shown)})")
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Gives a plain function the checks of its annotations, and its refusals its name."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        checked_call = _checked_call(function, args, kwargs)
+        try:
+            return function(*checked_call.args, **checked_call.kwargs)
+        except Refusal as error:
+            raise error.kind(f"`{function.__name__}` {error}") from None
+
+    setattr(call, "__signature__", legible(inspect.signature(function)))  # noqa: B010
+    return call
+
+
+def _checked_call(
+    function: Callable[..., Any], args: Any, kwargs: Any
+) -> inspect.BoundArguments:
     name = function.__name__
     signature, checks = _contract(function)
     known = list(signature.parameters)
@@ -167,8 +202,7 @@ def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> Bound:
         if argument in checks:
             where = f"`{name}({argument}=...)`"
             call.arguments[argument] = checks[argument](value, where)
-    shown = [*map(_show, args), *(f"{k}={_show(v)}" for k, v in kwargs.items())]
-    return Bound(call.args, call.kwargs, f"{name}({', '.join(shown)})")
+    return call
 
 
 def domains(function: Callable[..., Any]) -> dict[str, Number]:

@@ -126,6 +126,20 @@ def unitwise_norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> ja
     return sqrt(jnp.sum(abs_sq(x), axis=axis, keepdims=True))
 
 
+def down_to(norm: Any, bound: Any) -> Any:
+    """What to multiply by, to bring `norm` down to `bound`; one where it is no larger.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> print(numerics.down_to(jnp.array([0.0, 1.0, 5.0]), 2.0))
+        [1.  1.  0.4]
+    """
+    # Not `norm > bound`: a norm of NaN must not pass for a small one.
+    small = norm <= bound
+    return jnp.where(small, 1.0, bound / jnp.where(small, 1.0, norm))
+
+
 class Split(NamedTuple):
     """A number as a sum of two, for more digits than the dtype has: see `times`."""
 

@@ -60,7 +60,14 @@ NEEDS = {
     make: {"value": 2.0}
     for make in (ox.scale_by_polyak, ox.polyak_sgd, ox.reduce_on_plateau)
 }
-REAL = {ox.clip, ox.scale_by_adopt, ox.adopt, ox.scale_by_rprop, ox.rprop} | {
+REAL = {
+    ox.keep_params_nonnegative,
+    ox.clip,
+    ox.scale_by_adopt,
+    ox.adopt,
+    ox.scale_by_rprop,
+    ox.rprop,
+} | {
     ox.scale_by_sm3,
     ox.sm3,
 }
@@ -135,6 +142,11 @@ def madgrad_steps(grads, params, *, learning_rate, momentum=0.9, eps=1e-6):
     return np.stack(out)
 
 
+def into_unit_ball(grads, params=None):
+    """The stage that takes one step into the ball of the 2-norm."""
+    return oracles.project(grads, params, lambda x: x / max(1.0, np.linalg.norm(x)))
+
+
 STAGES = [
     Case(ox.identity, oracle=unchanged),
     Case(ox.chain, oracle=unchanged),
@@ -188,6 +200,8 @@ STAGES = [
     stage(ox.add_l1_decay, strength=0.1),
     stage(ox.soft_threshold, threshold=0.5),
     stage(ox.soft_threshold, threshold=fading, shrinkage=0.2),
+    Case(ox.project, args=(ox.projections.projection_l2_ball,), oracle=into_unit_ball),
+    stage(ox.keep_params_nonnegative),
     stage(ox.set_to_zero, oracle=zeros),
     stage(ox.add_gradient, oracle=with_gradient, factor=0.5),
     stage(ox.add_gradient, oracle=with_gradient, factor=fading),

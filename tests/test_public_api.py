@@ -9,7 +9,7 @@ import catalogue
 import pytest
 
 import optimjax as ox
-from optimjax import numerics, selection, testing, tree
+from optimjax import numerics, projections, selection, testing, tree
 
 PACKAGE = pathlib.Path(ox.__file__).parent
 README = (PACKAGE.parent / "README.md").read_text()
@@ -21,7 +21,7 @@ LAYERS = [
     {"base"},
     {"typing", "tree"},
     {"selection"},
-    {"schedules"},
+    {"schedules", "projections"},
     {"transforms"},
     {"combinators"},
     {"optimizers"},
@@ -37,7 +37,7 @@ PUBLIC = {
 }
 FUNCTIONS = {
     f"{space.__name__.removeprefix('optimjax').lstrip('.') or 'ox'}.{name}": value
-    for space in (ox, tree, selection, numerics, testing)
+    for space in (ox, tree, selection, projections, numerics, testing)
     for name, value in vars(space).items()
     if inspect.isfunction(value)
     and not name.startswith("_")

@@ -50,13 +50,6 @@ def clip(max_delta: Threshold) -> GradientTransformation:
     return memoryless(lambda updates: leafwise(_clip, updates, bound=max_delta))
 
 
-def _factor(norm: jax.Array, max_norm: Any) -> jax.Array:
-    """What to multiply by, to bring `norm` down to `max_norm`."""
-    # Not `norm > max_norm`: a norm of NaN must not pass for a small one.
-    small = norm <= max_norm
-    return jnp.where(small, 1.0, max_norm / jnp.where(small, 1.0, norm))
-
-
 def _shrink(g: jax.Array, *, factor: Any) -> jax.Array:
     return g * factor
 
@@ -104,14 +97,16 @@ def clip_by_global_norm(
     """
 
     def shrink(updates: Updates) -> Updates:
-        factor = _factor(norm(updates, 2.0 if ord is None else ord) + eps, max_norm)
+        factor = numerics.down_to(
+            norm(updates, 2.0 if ord is None else ord) + eps, max_norm
+        )
         return leafwise(_shrink, updates, factor=factor)
 
     return memoryless(shrink)
 
 
 def _clip_norm(g: jax.Array, *, max_norm: Any) -> jax.Array:
-    return g * _factor(numerics.sqrt(jnp.sum(numerics.abs_sq(g))), max_norm)
+    return g * numerics.down_to(numerics.sqrt(jnp.sum(numerics.abs_sq(g))), max_norm)
 
 
 @transformation
@@ -277,7 +272,7 @@ def _clipped_sum(grads: Updates, bound: Any) -> tuple[Updates, jax.Array]:
         return grads, jnp.zeros((), jnp.int32)
     norms = jax.vmap(global_norm)(grads)
     bound = _dtypes.cast(bound, norms.dtype)
-    factors = _factor(norms, bound)
+    factors = numerics.down_to(norms, bound)
 
     def total(g: jax.Array) -> jax.Array:
         dtype = _dtypes.dtype_of(g)

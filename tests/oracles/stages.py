@@ -441,6 +441,17 @@ def soft_threshold(grads, params=None, *, threshold=0.0, shrinkage=0.0):
     return np.stack(out)
 
 
+def keep_params_nonnegative(grads, params=None):
+    """u = max(g, -p), so that p + u is not negative."""
+    return np.maximum(double(grads), -double(params))
+
+
+def project(grads, params, projection):
+    """p + u = P(p + g): projected gradients (Levitin and Polyak 1966)."""
+    pairs = zip(double(grads), double(params), strict=True)
+    return np.stack([projection(p + g) - p for g, p in pairs])
+
+
 def add_cautious_weight_decay(grads, params=None, *, weight_decay=0.0):
     """u = g + wd p where p g >= 0, else g: Cautious Weight Decay (Chen 2025)."""
     out = []
