@@ -24,8 +24,9 @@ conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
 inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
 
-Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of single
-examples: per_example_global_norm_clip, per_example_layer_norm_clip.
+Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
+and of single examples: microbatched, per_example_global_norm_clip,
+per_example_layer_norm_clip, private_gradients, private_mean.
 
 For rules of your own: transformation, and the modules tree, projections, numerics,
 typing and testing.
@@ -98,6 +99,15 @@ from .combinators.routing import (
     partition as partition,
 )
 from .combinators.sparse import sparsely as sparsely
+
+# Functions that make gradients.
+from .gradients import (
+    microbatched as microbatched,
+    per_example_global_norm_clip as per_example_global_norm_clip,
+    per_example_layer_norm_clip as per_example_layer_norm_clip,
+    private_gradients as private_gradients,
+    private_mean as private_mean,
+)
 
 # Optimizers: each is one expression of the rest.
 from .optimizers import (
@@ -197,8 +207,6 @@ from .transforms.clipping import (
     clip as clip,
     clip_by_global_norm as clip_by_global_norm,
     clip_by_norm as clip_by_norm,
-    per_example_global_norm_clip as per_example_global_norm_clip,
-    per_example_layer_norm_clip as per_example_layer_norm_clip,
     zero_nans as zero_nans,
 )
 from .transforms.constraining import (

@@ -340,7 +340,7 @@ def _onto_l1_ball(xs: list[jax.Array], *, scale: jax.Array) -> list[jax.Array]:
     inside = _total([jnp.sum(numerics.modulus(x)) for x in xs]) <= scale
     # Harmless numbers where the sphere is not asked for, for the sake of derivatives.
     outside = [jnp.where(inside, 1, x) for x in xs]
-    moved = _onto_l1_sphere(outside, scale=jnp.where(inside, 1, scale))
+    moved = _onto_l1_sphere(outside, scale=scale)
     return [jnp.where(inside, x, y) for x, y in zip(xs, moved, strict=True)]
 
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"base"},
     {"typing", "tree"},
     {"selection"},
-    {"schedules", "projections"},
+    {"schedules", "projections", "gradients"},
     {"transforms"},
     {"combinators"},
     {"optimizers"},

@@ -1,12 +1,11 @@
 """Keeping updates within bounds."""
 
-import math
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .. import _checks, _dtypes, numerics
+from .. import _dtypes, numerics
 from ..base import (
     EmptyState,
     GradientTransformation,
@@ -16,7 +15,7 @@ from ..base import (
     memoryless,
     transformation,
 )
-from ..tree import global_norm, leafwise, norm
+from ..tree import leafwise, norm
 from ..typing import NonNegative, Number, Threshold
 
 
@@ -135,157 +134,6 @@ def clip_by_norm(max_norm: Threshold) -> GradientTransformation:
         [ 0.6 -0.8] [0.5]
     """
     return memoryless(lambda updates: leafwise(_clip_norm, updates, max_norm=max_norm))
-
-
-# For functions that take one gradient for each example, as `jax.vmap(jax.grad(...))` gives
-# them, and leave one for all.
-
-
-def per_example_global_norm_clip(
-    grads: Updates, l2_norm_clip: Threshold
-) -> tuple[Updates, jax.Array]:
-    r"""Sums the gradients of single examples, each scaled down if its norm is too large.
-
-    $$ u = \sum_n g_n \cdot \min(1, c / \lVert g_n \rVert), \qquad
-       \lVert g_n \rVert = \sqrt{\textstyle\sum_i |g_{n,i}|^2} \text{ over all leaves}. $$
-
-    So no example moves the sum by more than $c$: the step of differentially private
-    training that comes before the noise. It is a function, no transformation, since what
-    comes out has one axis less.
-
-    Norms and sums are in float32 at least, and rounded once, to the dtype of the leaf. An
-    example of norm zero adds zero. One with a NaN has no norm to be held to: it counts as
-    clipped, and makes the whole sum NaN (Optax counts it as whole, and adds the rest of it
-    unclipped). One whose norm is infinite adds zero from its finite numbers, NaN from the
-    infinite ones.
-
-    Args:
-        grads: A tree of arrays whose first axis counts the examples.
-        l2_norm_clip: $c$, in $[0, \infty]$. May be traced.
-
-    Returns:
-        The sum over the examples, a tree with the structure of `grads`, without that axis
-        (sums of integers are float32); and the number of examples whose gradient was
-        changed, an int32 scalar.
-
-    Raises:
-        ValueError: If `l2_norm_clip` is negative, or if a leaf has no first axis, or one
-            of another length than the others, by key path.
-
-    Example:
-        >>> import jax.numpy as jnp, optimjax as ox
-        >>> grads = {"w": jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.5]])}
-        >>> total, clipped = ox.per_example_global_norm_clip(grads, 1.0)
-        >>> print(total["w"], clipped)
-        [0.6 1.3] 1
-
-    References:
-        M. Abadi et al., [Deep learning with differential
-        privacy](https://arxiv.org/abs/1607.00133), 2016.
-    """
-    bound = _THRESHOLD(l2_norm_clip, "`per_example_global_norm_clip(l2_norm_clip=...)`")
-    _check_examples(grads, "per_example_global_norm_clip")
-    return _clipped_sum(grads, bound)
-
-
-def per_example_layer_norm_clip(
-    grads: Updates, global_l2_norm_clip: Threshold, uniform: bool = True
-) -> tuple[Updates, Any]:
-    r"""Sums the gradients of single examples, each leaf scaled down by its own norm.
-
-    For every leaf $k$ of $K$, by itself,
-
-    $$ u_k = \sum_n g_{n,k} \cdot \min(1, c_k / \lVert g_{n,k} \rVert), \qquad
-       c_k = c / \sqrt K \;\text{ or }\; c_k = c \sqrt{D_k / D}, $$
-
-    where $D_k$ of $D$ numbers of an example are in leaf $k$. In both, the squares of $c_k$
-    add up to that of $c$, so that no example moves the whole sum by more than $c$, as in
-    `per_example_global_norm_clip`. What is said there of zeros, NaN and dtypes holds here
-    for each leaf: a NaN in one says nothing of the others.
-
-    Args:
-        grads: A tree of arrays whose first axis counts the examples.
-        global_l2_norm_clip: $c$, in $[0, \infty]$. May be traced.
-        uniform: Whether each leaf has the same share of $c$; otherwise, one by its size.
-
-    Returns:
-        The sum over the examples, a tree with the structure of `grads`, without that axis;
-        and a tree of that structure with the number of examples whose gradient was changed
-        in this leaf, int32 scalars.
-
-    Raises:
-        ValueError: If `global_l2_norm_clip` is negative, or if a leaf has no first axis, or
-            one of another length than the others, by key path.
-
-    Example:
-        >>> import jax.numpy as jnp, optimjax as ox
-        >>> grads = [jnp.array([[0.5], [3.0]]), jnp.array([[3.0, 4.0], [0.0, 0.0]])]
-        >>> total, clipped = ox.per_example_layer_norm_clip(grads, 2**0.5)
-        >>> print(*total, *clipped)
-        [1.5] [0.6 0.8] 1 1
-
-    References:
-        H. B. McMahan et al., [Learning differentially private recurrent language
-        models](https://arxiv.org/abs/1710.06963), 2017.
-    """
-    name = "per_example_layer_norm_clip"
-    bound = _THRESHOLD(global_l2_norm_clip, f"`{name}(global_l2_norm_clip=...)`")
-    _check_examples(grads, name)
-    leaves, treedef = jax.tree.flatten(grads)
-    if uniform:
-        shares = [1 / len(leaves) for _ in leaves]
-    else:
-        # One at least: of an empty leaf, the bound is to be no matter.
-        sizes = [max(1, math.prod(jnp.shape(g)[1:])) for g in leaves]
-        shares = [size / sum(sizes) for size in sizes]
-    bounds = [bound * math.sqrt(share) for share in shares]
-    pairs = [_clipped_sum(g, c) for g, c in zip(leaves, bounds, strict=True)]
-    total, clipped = (treedef.unflatten(pair[i] for pair in pairs) for i in (0, 1))
-    return total, clipped
-
-
-_THRESHOLD = _checks.Number("[0, inf]")
-
-
-def _check_examples(grads: Updates, name: str) -> None:
-    """Refuses leaves that do not have one first axis in common."""
-    first = None
-    for path, g in jax.tree.leaves_with_path(grads):
-        place, shape = _dtypes.name_of(path), getattr(g, "shape", ())
-        if not shape:
-            raise ValueError(
-                f"`{name}` needs the gradients of single examples, along the first axis of "
-                f"every leaf, but the leaf {place} has no axis. `jax.vmap(jax.grad(...))` "
-                "gives them."
-            )
-        first = first or (place, shape[0])
-        if shape[0] != first[1]:
-            raise ValueError(
-                f"`{name}` got gradients of {first[1]} examples at the leaf {first[0]}, "
-                f"but of {shape[0]} at the leaf {place}."
-            )
-
-
-@jax.jit
-def _clipped_sum(grads: Updates, bound: Any) -> tuple[Updates, jax.Array]:
-    if not jax.tree.leaves(grads):
-        return grads, jnp.zeros((), jnp.int32)
-    norms = jax.vmap(global_norm)(grads)
-    bound = _dtypes.cast(bound, norms.dtype)
-    factors = numerics.down_to(norms, bound)
-
-    def total(g: jax.Array) -> jax.Array:
-        dtype = _dtypes.dtype_of(g)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            dtype = factors.dtype
-        wide = _dtypes.cast(g, _dtypes.with_real(dtype, factors.dtype))
-        spread = jnp.expand_dims(factors, range(1, g.ndim))
-        with jax.numpy_dtype_promotion("standard"):  # Of real factors and complex arrays.
-            # Not `tensordot`: it adds one example after the other, perhaps in fewer bits.
-            return _dtypes.cast(jnp.sum(wide * spread, axis=0), dtype)
-
-    # NaN is no norm within the bound.
-    return jax.tree.map(total, grads), jnp.sum(~(norms <= bound), dtype=jnp.int32)
 
 
 class ZeroNansState(NamedTuple):
