@@ -317,7 +317,7 @@ def test_without_noise_it_is_the_mean_of_clipped_gradients():
 
 
 def test_noise_in_the_sum_has_the_deviation_that_was_asked_for():
-    # One example of norm zero and nine of norm c / 2: all that varies is the noise.
+    # Gradients of zero: all that there is, is the noise.
     grads = {"a": jnp.zeros((10, 200, 200)), "b": jnp.zeros((10, 40_000))}
     noise = ox.private_gradients(grads, 3.0, 2.0, KEY)
     both = np.stack([np.ravel(noise["a"]), noise["b"]])
