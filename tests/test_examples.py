@@ -38,6 +38,27 @@ def test_a_rule_of_ones_own_reaches_its_goal_and_keeps_the_laws():
     assert float(re.findall(r"loss (\d+\.\d+)", out)[-1]) < 1e-3
 
 
+def test_every_recipe_shows_what_it_is_for():
+    out = " ".join(re.sub("[│┃]", " ", run(EXAMPLES / "recipes.py")).split())
+    accuracies = [float(x) for x in re.findall(r"accuracy (\d\.\d+)", out)]
+    assert len(accuracies) >= 9
+    assert min(accuracies) > 0.8
+    assert "moved by 0.0 after 50 steps" in out
+    assert out.count("learning_rate=") == 4
+    assert "at a rate of 1e-03" in out
+    assert "after 25 steps of 4 batches" in out
+    assert "stopped: True" in out
+    assert "left out: 3 of 100" in out
+    assert "1e-02 is best" in out
+    before, after = re.findall(r"(\d\.\d+) at (?:a rate of )?0\.\d+", out)
+    assert float(after) < float(before) - 0.1
+
+
+def test_recipes_say_which_there_are():
+    out = run(EXAMPLES / "recipes.py", "accumulate", expected=2)
+    assert "accumulate_gradients" in out
+
+
 def test_the_quick_start_and_the_sweep_of_the_readme_run():
     readme = (ROOT / "README.md").read_text()
     start, sweep = re.findall(r"```python\n((?:import|def) .*?)```", readme, re.DOTALL)

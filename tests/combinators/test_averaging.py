@@ -248,7 +248,9 @@ MAKERS = {
 @pytest.mark.parametrize("name", MAKERS)
 def test_misuse_is_refused_by_name(name):
     make = MAKERS[name]
-    with pytest.raises(TypeError, match=f"`{name}` takes transformations, but argument 0 is <"):
+    with pytest.raises(
+        TypeError, match=f"`{name}` takes transformations, but argument 0 is <"
+    ):
         make(ox.sgd)
     tx, params = make(ox.sgd(0.1)), jnp.ones(2)
     with pytest.raises(ValueError, match=f"`{name}` needs the current parameters"):
