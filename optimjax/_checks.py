@@ -144,6 +144,20 @@ class Refusal(ValueError):
         self.kind = kind
 
 
+class named:
+    """Turns a `Refusal` from within into an error that begins with `name`."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, Refusal):
+            raise error.kind(f"`{self.name}` {error}") from None
+
+
 class Bound(NamedTuple):
     """A checked call: its arguments, and the text that would make it again."""
 
@@ -170,10 +184,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         checked_call = _checked_call(function, args, kwargs)
-        try:
+        with named(function.__name__):
             return function(*checked_call.args, **checked_call.kwargs)
-        except Refusal as error:
-            raise error.kind(f"`{function.__name__}` {error}") from None
 
     setattr(call, "__signature__", legible(inspect.signature(function)))  # noqa: B010
     return call

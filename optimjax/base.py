@@ -128,7 +128,7 @@ class _Update:
         except TypeError:
             # Perhaps `jit` refused a leaf that is no array. Where there is no gradient
             # for it, nobody needs it (Equinox modules hold functions); else say where.
-            with _named(self.name):
+            with _checks.named(self.name):
                 _dtypes.check_inexact(updates, "the updates")
                 if params is None:
                     raise
@@ -152,7 +152,7 @@ class _Update:
         gradient: Updates | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, OptState]:
-        with _named(self.name):
+        with _checks.named(self.name):
             wide, dtypes = _dtypes.widen(updates, params)
             lane = wide if gradient is None else _dtypes.widen(gradient, params)[0]
         # A stage by itself, perhaps in a chain of Optax's, does not know the gradient.
@@ -180,20 +180,6 @@ def _compilable(call: Any) -> bool:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float):
             return False  # Integers and booleans too: Python may branch on them.
     return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(call))
-
-
-class _named:
-    """Turns a `Refusal` from within into an error that begins with `name`."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, _checks.Refusal):
-            raise error.kind(f"`{self.name}` {error}") from None
 
 
 @overload
@@ -323,7 +309,7 @@ def _in_name_of(name: str, advance: Advance, state_type: type) -> Advance:
     ) -> tuple[Updates, Updates, OptState]:
         if state_type is not EmptyState:
             _check_own(state, state_type, name)
-        with _named(name):
+        with _checks.named(name):
             return advance(updates, gradient, state, *rest)
 
     return named
@@ -334,7 +320,7 @@ def _checked_init(
 ) -> Callable[[Params], OptState]:
     @functools.wraps(init)
     def checked(params: Params) -> OptState:
-        with _named(name):
+        with _checks.named(name):
             _dtypes.check_inexact(params, "the params", real=real)
             state = init(params)
         _check_made(state, state_type, f"the `init` of `{name}` returned")
@@ -408,7 +394,7 @@ def _rule(
             state = EmptyState()  # Whatever it was: there is nothing in it to read.
         else:
             _check_own(state, state_type, name)
-        with _named(name):
+        with _checks.named(name):
             if needs_params:
                 needs(params)
             for argument in needed:
@@ -719,7 +705,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
         [1.5 1.5]
     """
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
-    with _named("apply_updates"):
+    with _checks.named("apply_updates"):
         old = _dtypes.match(treedef, leaves, params, "the params")
         _dtypes.check_inexact(where_updated(treedef, leaves, old), "the params")
 

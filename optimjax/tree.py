@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _dtypes, numerics
-from ._checks import Number, Refusal
+from ._checks import Number, Refusal, named
 from .base import GradientTransformation
 
 P = ParamSpec("P")
@@ -361,13 +361,11 @@ def _verb(function: Callable[P, T]) -> Callable[P, T]:
     """Lets what `function` refuses begin with its name."""
 
     @functools.wraps(function)
-    def named(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+    def verb(*args: P.args, **kwargs: P.kwargs) -> T:
+        with named(f"tree.{function.__name__}"):
             return function(*args, **kwargs)
-        except Refusal as error:
-            raise error.kind(f"`tree.{function.__name__}` {error}") from None
 
-    return named
+    return verb
 
 
 def _leaves(tree: Any, what: str = "tree") -> tuple[list[Any], Any]:

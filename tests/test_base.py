@@ -1,6 +1,7 @@
 """The boundary: what is refused, by which words, and what is left as it was."""
 
 import functools
+import inspect
 import re
 
 import catalogue
@@ -81,10 +82,16 @@ SCHEDULE_ARGUMENTS = {
     ox.cosine_onecycle_schedule: {"transition_steps": 10, "peak_value": 1.0},
     ox.linear_onecycle_schedule: {"transition_steps": 10, "peak_value": 1.0},
 }
+
+
+def arguments_of(case):
+    return inspect.signature(case.make).bind(*case.args, **case.kwargs).arguments
+
+
 REFUSED = [
     (make, arguments, name, value)
     for make, arguments in (
-        *((make, dict(case.kwargs)) for make, case in FACTORIES.items()),
+        *((make, arguments_of(case)) for make, case in FACTORIES.items()),
         *SCHEDULE_ARGUMENTS.items(),
     )
     for name, number in _checks.domains(make).items()

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import _dtypes, base, numerics, selection, tree
+from .._checks import checked
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise
-from ..typing import AtLeastOne, Fraction, Number, Positive, PositiveCount
+from ..typing import AtLeastOne, Fraction, Positive, PositiveCount
 
 
 def _all_finite(updates: Updates) -> jax.Array:
@@ -232,7 +233,8 @@ def skip_spikes(
     return base.combinator(init, advance, (inner,))
 
 
-def beyond_z_score(threshold: float) -> Callable[[jax.Array, jax.Array], jax.Array]:
+@checked
+def beyond_z_score(threshold: Positive) -> Callable[[jax.Array, jax.Array], jax.Array]:
     r"""Tells sizes more than so many standard deviations above the mean of the recent ones.
 
     $$ x > \mu + z\,\sigma. $$
@@ -251,7 +253,6 @@ def beyond_z_score(threshold: float) -> Callable[[jax.Array, jax.Array], jax.Arr
         >>> print(ox.beyond_z_score(3.0)(9.0, jnp.array([1.0, 3.0, jnp.nan])))
         True
     """
-    threshold = Number("(0, inf)")(threshold, "`beyond_z_score(threshold=...)`")
 
     def is_spike(size: jax.Array, recent: jax.Array) -> jax.Array:
         return size > jnp.nanmean(recent) + threshold * jnp.nanstd(recent)
@@ -260,8 +261,9 @@ def beyond_z_score(threshold: float) -> Callable[[jax.Array, jax.Array], jax.Arr
     return is_spike
 
 
+@checked
 def beyond_quantile(
-    q: float, factor: float = 1.0
+    q: Fraction, factor: Positive = 1.0
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     r"""Tells sizes more than a factor above a quantile of the recent ones.
 
@@ -282,8 +284,6 @@ def beyond_quantile(
         >>> print(ox.beyond_quantile(0.5, 4.0)(9.0, jnp.array([1.0, 3.0, jnp.nan])))
         True
     """
-    q = Number("[0, 1]")(q, "`beyond_quantile(q=...)`")
-    factor = Number("(0, inf)")(factor, "`beyond_quantile(factor=...)`")
 
     def is_spike(size: jax.Array, recent: jax.Array) -> jax.Array:
         return size > factor * jnp.nanquantile(recent, q)
