@@ -680,43 +680,105 @@ def stateless(
     return GradientTransformation(init, update)
 
 
-def apply_updates(params: Params, updates: Updates) -> Params:
-    """Adds `updates` to `params`, in the dtype of each parameter.
+def apply_updates(
+    params: Params, updates: Updates, *, key: jax.Array | None = None
+) -> Params:
+    r"""Adds `updates` to `params`, in the dtype of each parameter.
 
-    The sum is rounded once: it is taken in the wider of the two dtypes.
+    The sum is taken in the wider of the two dtypes, and rounded once: to nearest, or, given
+    a `key`, at random to one of the two neighbours $a < b$ of the sum,
+
+    $$ \Pr[b] = \frac{s - a}{b - a}, \qquad \Pr[a] = \frac{b - s}{b - a}, \qquad
+       \mathbb E[p_{t+1}] = s = p_t + u_t. $$
+
+    Steps too small to move a parameter of low precision then move it in the mean, where
+    rounding to nearest would swallow every one of them. With a key, the sum is taken in
+    float32 at least; what needs no rounding, such as float32 parameters with float32
+    updates, is the same as without. What overflows, and what is no number, is as without.
 
     Args:
         params: A tree of arrays.
         updates: A tree of the same structure and shapes. Where it has `None`, the
             parameter stays what it is.
+        key: A random key of `jax.random.key` (or of `jax.random.PRNGKey`), another one at
+            every step; `None` rounds to nearest. A leaf's random numbers depend on the key
+            and on the leaf's place among `params`, not on which leaves have updates, nor,
+            with JAX's default kind of key, on how arrays are sharded.
 
     Returns:
-        The new params, with the structure, shapes and dtypes of `params`.
+        The new params, with the structure, shapes and dtypes of `params`. Derivatives are
+        those of the sum, however it is rounded.
 
     Raises:
         ValueError: If the trees differ, by the key path of the leaf.
+        TypeError: If `key` is not one random key.
 
     Example:
-        >>> import jax.numpy as jnp, optimjax as ox
+        >>> import jax, jax.numpy as jnp, optimjax as ox
         >>> params = ox.apply_updates(
         ...     {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([0.5, -0.5])}
         ... )
         >>> print(params["w"])
         [1.5 1.5]
+        >>> ones = jnp.ones(10_000, jnp.bfloat16)
+        >>> up = jnp.full(10_000, 0.001)
+        >>> print(ox.apply_updates(ones, up).max())  # The next number is 1.0078.
+        1
+        >>> new = ox.apply_updates(ones, up, key=jax.random.key(0))
+        >>> print(f"{new.astype(jnp.float32).mean():.4f}")
+        1.0010
+
+    References:
+        P. Zamirai et al., [Revisiting bfloat16 training](https://arxiv.org/abs/2010.06192),
+        2020.
     """
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
     with _checks.named("apply_updates"):
         old = _dtypes.match(treedef, leaves, params, "the params")
         _dtypes.check_inexact(where_updated(treedef, leaves, old), "the params")
+    if key is None:
+        keys: Any = [None] * len(leaves)
+    else:
+        # By the places of the params: there may be a whole subtree without updates.
+        sizes = [jax.tree.structure(p).num_leaves for p in old]
+        of_all = jax.random.split(_one_key(key), max(sum(sizes), 1))
+        keys = [of_all[place] for place in np.cumsum([0, *sizes])[:-1]]
 
-    def add(p: Any, u: Any) -> Any:
+    def add(p: Any, u: Any, key: Any) -> Any:
         if u is None or p is None:
             return p
         dtype = _dtypes.dtype_of(p)
         wide = _dtypes.promote(dtype, _dtypes.dtype_of(u))
+        if key is not None:
+            wide = _dtypes.with_real(wide, _dtypes.real_dtype(p, u))
+            if wide != dtype:
+                return _sum_rounded_at_random(p, u, key, wide)
         return _dtypes.cast(_dtypes.cast(p, wide) + _dtypes.cast(u, wide), dtype)
 
-    return treedef.unflatten(map(add, old, leaves))
+    return treedef.unflatten(map(add, old, leaves, keys))
+
+
+def _one_key(key: Any) -> jax.Array:
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+            return key
+        if key.dtype == jnp.uint32 and key.ndim == 1:
+            return jax.random.wrap_key_data(key)
+    raise TypeError(
+        f"`apply_updates(key=...)` must be one key of `jax.random.key`, but got {key!r}."
+    )
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _sum_rounded_at_random(p: Any, u: Any, key: jax.Array, wide: Any) -> jax.Array:
+    dtype, total = _dtypes.dtype_of(p), _dtypes.cast(p, wide) + _dtypes.cast(u, wide)
+    real = jnp.finfo(wide).dtype
+    if jnp.iscomplexobj(total):
+        re, im = (jax.random.uniform(k, total.shape, real) for k in jax.random.split(key))
+        uniform = jax.lax.complex(re, im)
+    else:
+        uniform = jax.random.uniform(key, total.shape, real)
+    return _dtypes.cast(numerics.rounded_at_random(total, dtype, uniform), dtype)
 
 
 def evaluated(state: OptState, params: Params) -> Params | None:

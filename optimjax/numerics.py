@@ -6,6 +6,7 @@ all leaves share (counts, bias corrections, hyperparameters in force) are comput
 widest dtype there is, once a step.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -335,3 +336,69 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     bits = jax.lax.bitcast_convert_type(x, jnp.int32) & ~0xFFF
     upper = jax.lax.bitcast_convert_type(bits, jnp.float32)
     return upper, x - upper
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """`x` rounded to the nearest number that `dtype` holds, but still in its own dtype.
+
+    Casting there and back does not do it: inside of one program a compiler may leave both
+    casts out. Complex numbers are rounded part by part. The derivative is one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> print(numerics.rounded(jnp.array([1.001, 1.005]), jnp.bfloat16))
+        [1.        1.0078125]
+    """
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(rounded(x.real, dtype), rounded(x.imag, dtype))
+    own, coarse = jnp.finfo(x.dtype), jnp.finfo(dtype)
+    if coarse.nmant >= own.nmant:
+        return x
+    near = jax.lax.reduce_precision(x, coarse.nexp, coarse.nmant)
+    if coarse.nexp == own.nexp:
+        return near
+    # `reduce_precision` takes subnormal numbers for zero.
+    unit = float(coarse.smallest_subnormal)
+    small = jnp.abs(x) < float(coarse.smallest_normal)
+    return jnp.where(small, jnp.round(x * (1 / unit)) * unit, near)
+
+
+@rounded.defjvp
+def _(dtype: Any, primals: Any, tangents: Any) -> Any:
+    return rounded(*primals, dtype), tangents[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def rounded_at_random(x: jax.Array, dtype: Any, uniform: jax.Array) -> jax.Array:
+    """`x` rounded to one of its two neighbours in `dtype`, the nearer one more often.
+
+    `uniform` are random numbers in [0, 1) of the shape and dtype of `x`. The mean is `x`:
+    exactly so for normal numbers of half the digits of `x`, and to the digits of `uniform`
+    else. Numbers of `dtype` stay what they are, and beyond the largest it is as in
+    `rounded`. Complex numbers are rounded part by part. The derivative is one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optimjax import numerics
+        >>> x, uniform = jnp.full(3, 1.001), jnp.array([0.1, 0.2, 0.9])
+        >>> print(numerics.rounded_at_random(x, jnp.bfloat16, uniform))
+        [1.0078125 1.        1.       ]
+    """
+    if jnp.iscomplexobj(x):
+        real = rounded_at_random(x.real, dtype, uniform.real)
+        return jax.lax.complex(real, rounded_at_random(x.imag, dtype, uniform.imag))
+    near = rounded(x, dtype)
+    error = x - near
+    dtype = jnp.finfo(dtype).dtype
+    end = jnp.where(error > 0, jnp.inf, -jnp.inf).astype(dtype)
+    other = _dtypes.cast(jax.lax.nextafter(_dtypes.cast(near, dtype), end), x.dtype)
+    # False beyond the largest number, where the gap is infinite, and for NaN.
+    return jnp.where(uniform * jnp.abs(other - near) < jnp.abs(error), other, near)
+
+
+@rounded_at_random.defjvp
+def _(dtype: Any, primals: Any, tangents: Any) -> Any:
+    x, uniform = primals
+    return rounded_at_random(x, dtype, uniform), tangents[0]
