@@ -22,7 +22,8 @@ keep_params_nonnegative, reduce_on_plateau, set_to_zero, zero_nans, identity, st
 Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
-inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
+sam; master_weights, kahan_summation; inject_hyperparams (get_hyperparams,
+set_hyperparams); measure (get_measures).
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
 and of single examples: microbatched, per_example_global_norm_clip,
@@ -97,6 +98,13 @@ from .combinators.routing import (
     freeze as freeze,
     masked as masked,
     partition as partition,
+)
+from .combinators.perturbing import SamState as SamState, sam as sam
+from .combinators.precision import (
+    KahanSummationState as KahanSummationState,
+    MasterWeightsState as MasterWeightsState,
+    kahan_summation as kahan_summation,
+    master_weights as master_weights,
 )
 from .combinators.sparse import sparsely as sparsely
 

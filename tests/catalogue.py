@@ -114,6 +114,15 @@ def zeros(grads, params=None):
     return 0 * grads
 
 
+def descent(grads, params):
+    return oracles.sgd(grads, params, learning_rate=0.1)
+
+
+def sam_of_twice(grads, params, *, inner, **kwargs):
+    del inner
+    return oracles.sam(grads, params, step_size=2.0, **kwargs)
+
+
 def with_gradient(grads, params=None, *, factor):
     """Alone, the gradient is the update."""
     del params
@@ -160,6 +169,11 @@ STAGES = [
         (ox.scale(2.0), 0.9),
         lambda grads, params, **kwargs: twice(grads),
     ),
+    # In one call it needs a function: see combinators/test_perturbing.py.
+    stage(ox.sam, sam_of_twice, inner=ox.scale(2.0), two_step=True),
+    stage(ox.sam, sam_of_twice, inner=ox.scale(2.0), rho=0.7, adaptive=True, two_step=True),
+    Case(ox.master_weights, args=(ox.scale(2.0),), oracle=twice),
+    Case(ox.kahan_summation, args=(ox.sgd(0.1),), oracle=descent, whole=True),
     stage(ox.scale, step_size=-0.3),
     stage(ox.scale_by_learning_rate, learning_rate=0.1),
     stage(ox.scale_by_learning_rate, learning_rate=fading),

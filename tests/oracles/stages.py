@@ -50,6 +50,24 @@ def scale_by_sign(grads, params=None):
     return sign(double(grads))
 
 
+def sam(grads, params, *, step_size, rho=0.05, adaptive=False, two_step=True):
+    """In turn, e = rho T^2 g / |T g| and p0 + c g - p: SAM (Foret 2020), ASAM (Kwon 2021).
+
+    T is |p| where it is adaptive, and else 1; p0 is the parameter at the last e.
+    """
+    assert two_step
+    out, p0 = [], None
+    for g, p in zip(double(grads), double(params), strict=True):
+        if p0 is None:
+            t = np.abs(p) if adaptive else 1.0
+            out.append(rho * ratio(t * t * g, norm(t * g)))
+            p0 = p
+        else:
+            out.append(p0 + step_size * g - p)
+            p0 = None
+    return np.stack(out)
+
+
 def scale_by_trust_ratio(
     grads, params=None, *, min_norm=0.0, trust_coefficient=1.0, eps=0.0
 ):
