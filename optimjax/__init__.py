@@ -92,19 +92,19 @@ from .combinators.pacing import (
     conditionally_mask as conditionally_mask,
     conditionally_transform as conditionally_transform,
 )
-from .combinators.routing import (
-    MaskedState as MaskedState,
-    PartitionState as PartitionState,
-    freeze as freeze,
-    masked as masked,
-    partition as partition,
-)
 from .combinators.perturbing import SamState as SamState, sam as sam
 from .combinators.precision import (
     KahanSummationState as KahanSummationState,
     MasterWeightsState as MasterWeightsState,
     kahan_summation as kahan_summation,
     master_weights as master_weights,
+)
+from .combinators.routing import (
+    MaskedState as MaskedState,
+    PartitionState as PartitionState,
+    freeze as freeze,
+    masked as masked,
+    partition as partition,
 )
 from .combinators.sparse import sparsely as sparsely
 

@@ -141,10 +141,11 @@ def test_float32_with_float64_updates_and_complex_parts_are_rounded_apart():
 
 
 def test_a_leaf_does_not_care_which_others_have_updates():
-    params = {"a": {"x": jnp.ones(99, jnp.float16)}, "b": jnp.ones(99, jnp.bfloat16)}
+    half = jnp.ones(99, jnp.bfloat16)
+    params = {"a": {"x": half, "y": half}, "b": half}
     u = jnp.full(99, 1e-3)
-    both = ox.apply_updates(params, {"a": {"x": u}, "b": u}, key=KEY)
-    for missing in (None, {"x": None}):
+    both = ox.apply_updates(params, {"a": {"x": u, "y": u}, "b": u}, key=KEY)
+    for missing in (None, {"x": None, "y": None}):
         alone = ox.apply_updates(params, {"a": missing, "b": u}, key=KEY)
         np.testing.assert_array_equal(alone["b"], both["b"])
         assert alone["a"]["x"] is params["a"]["x"]

@@ -33,8 +33,8 @@ def normal(rng, *shape):
 
 
 @pytest.mark.parametrize("dtype", LOW)
-# Rates that are powers of two: XLA may or may not fuse a product into the sum behind it, and
-# these products are exact.
+# Rates that are powers of two: XLA may or may not fuse a product into the sum behind it,
+# and these products are exact.
 @pytest.mark.parametrize("inner", [
     ox.adamw(2.0**-8, weight_decay=0.125),
     ox.sgd(2.0**-6, momentum=0.5),
@@ -118,6 +118,16 @@ def test_what_was_swallowed_is_kept_to_a_fraction_of_the_last_place(dtype, rng):
     exact = np.asarray(p, np.float64) - np.asarray(g, np.float64)
     assert (np.abs(new - exact) > 1000 * place / 2**16).any()
     np.testing.assert_array_less(np.abs(new + kept - exact), 1.01 * place / 2**17)
+
+
+def test_in_float32_what_was_swallowed_is_the_rest_of_the_sum_however_large_the_step(rng):
+    p, g = (normal(rng, 2000) * np.float32(10) ** rng.integers(-3, 4, 2000) for _ in "pg")
+    tx = ox.kahan_summation(ox.sgd(1.0))
+    updates, state = tx.update(g, tx.init(p), p)
+    new, kept = (np.asarray(x, np.float64) for x in (p + updates, state.swallowed))
+    exact = np.asarray(p, np.float64) - np.asarray(g, np.float64)
+    size = np.maximum(np.abs(p), np.abs(g)).astype(np.float64)
+    np.testing.assert_array_less(np.abs(new + kept - exact), 2**-46 * size)
 
 
 def test_a_complex_parameter_is_summed_part_by_part(rng):
