@@ -256,12 +256,14 @@ def _compensated(u: jax.Array, swallowed: jax.Array, p: jax.Array) -> Any:
 
 def _unit(x: jax.Array, dtype: Any) -> jax.Array:
     """2^-16 of the last place of `x`, as a number of `dtype`."""
-    size = jnp.abs(jax.lax.stop_gradient(x))
-    end = jnp.full_like(size, jnp.inf, dtype=dtype)
-    above = jax.lax.nextafter(_dtypes.cast(size, dtype), end)
-    above = jnp.minimum(_dtypes.cast(above, x.dtype), float(jnp.finfo(dtype).max))
-    least = float(jnp.finfo(x.dtype).smallest_normal)
-    return jnp.maximum((above - size) * 2.0**-16, least)
+    own, coarse = jnp.finfo(x.dtype), jnp.finfo(dtype)
+    word = f"uint{own.bits}"
+    exponent = np.array(np.inf, x.dtype).view(word)  # The bits that are set in infinity.
+    power = jax.lax.bitcast_convert_type(
+        jax.lax.bitcast_convert_type(x, word) & exponent, x.dtype
+    )
+    power = jnp.clip(power, float(coarse.smallest_normal), float(coarse.max))
+    return jnp.maximum(power * 2.0 ** -(coarse.nmant + 16), float(own.smallest_normal))
 
 
 def _columns(
