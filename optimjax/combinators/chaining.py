@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import base
+from .. import _dtypes, base
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise
 
@@ -135,12 +135,22 @@ def in_turn(*transforms: GradientTransformation) -> GradientTransformation:
                 stage, updates, gradient, state.get(name, _EMPTY), params, extra
             )
             total = leafwise(_sum, total, reads=(step,))
-            params = leafwise(_sum, step, reads=(params,))
+            params = _moved(params, step)
             if name in kept:
                 new_state[name] = s
         return total, total, new_state
 
     return base.combinator(init, advance, transforms)
+
+
+def _moved(params: Params, step: Updates) -> Params:
+    """The params after a step, not rounded, for the next one to start from."""
+    leaves, treedef = jax.tree.flatten(step, is_leaf=_dtypes.is_none)
+    held = _dtypes.match(treedef, leaves, params, "the params")
+    return treedef.unflatten(
+        p if u is None else _dtypes.cast(p, u.dtype) + u
+        for u, p in zip(leaves, held, strict=True)
+    )
 
 
 _EMPTY = base.EmptyState()

@@ -20,7 +20,7 @@ class SamState(NamedTuple):
     # the gradient there; never so in the one-call form.
     perturbed: jax.Array
     original: Any  # The params before they were perturbed; None in the one-call form.
-    inner: OptState  # The state of the inner transformation.
+    inner_state: OptState  # The state of the inner transformation.
 
 
 @transformation(state=SamState)
@@ -100,8 +100,7 @@ def sam(
         generalization](https://arxiv.org/abs/2010.01412), 2020; J. Kwon et al., [ASAM:
         adaptive sharpness-aware minimization](https://arxiv.org/abs/2102.11600), 2021.
     """
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        raise TypeError(f"`sam` takes a transformation, but got {inner!r}.")
+    base.check_stages("sam", [inner])
 
     def init(params: Params) -> SamState:
         copies = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
@@ -118,9 +117,9 @@ def sam(
         if "grad" in extra:
             extra = {**extra, "grad": fresh}
         out, lane, inner_state = base.advance(
-            inner, fresh, fresh, state.inner, params, extra
+            inner, fresh, fresh, state.inner_state, params, extra
         )
-        return out, lane, state._replace(inner=inner_state)
+        return out, lane, state._replace(inner_state=inner_state)
 
     def by_halves(
         updates: Updates, gradient: Updates, state: SamState, params: Any, extra: Any
@@ -132,7 +131,7 @@ def sam(
             here = jax.tree.map(
                 lambda o, p: _dtypes.cast(p, o.dtype), state.original, params
             )
-            return _ascent(updates, params, rho, adaptive), here, state.inner
+            return _ascent(updates, params, rho, adaptive), here, state.inner_state
 
         def back() -> Any:
             originals = _dtypes.match(treedef, leaves, state.original, "the state")
@@ -141,7 +140,7 @@ def sam(
                 for u, o, p in zip(leaves, originals, held, strict=True)
             )
             out, _, inner_state = base.advance(
-                inner, updates, gradient, state.inner, there, extra
+                inner, updates, gradient, state.inner_state, there, extra
             )
             steps = treedef.flatten_up_to(out)
             ways = (
@@ -150,7 +149,7 @@ def sam(
             )
             return treedef.unflatten(ways), state.original, inner_state
 
-        out, original, inner_state = jax.lax.cond(state.perturbed, back, away)
+        out, original, inner_state = base.when(state.perturbed, back, away)
         return out, out, SamState(~state.perturbed, original, inner_state)
 
     def advance(
@@ -160,12 +159,8 @@ def sam(
         params: Params | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, SamState]:
-        if params is None:
-            raise ValueError(
-                "`sam` needs the current parameters: call `update(updates, state, params)`."
-            )
         form = by_halves if two_step else at_once
-        return form(updates, gradient, state, params, extra)
+        return form(updates, gradient, state, base.needs(params), extra)
 
     return base.combinator(init, advance, (inner,), reads={"grad_fn"})
 

@@ -16,7 +16,7 @@ class MasterWeightsState(NamedTuple):
     """State of `master_weights`."""
 
     master: Any  # The params in `dtype`; None for a leaf whose own dtype holds as much.
-    inner: OptState  # The state of the inner transformation, made for the master.
+    inner_state: OptState  # The state of the inner transformation, made for the master.
 
 
 @transformation(state=MasterWeightsState)
@@ -71,8 +71,7 @@ def master_weights(
         P. Micikevicius et al., [Mixed precision training](https://arxiv.org/abs/1710.03740),
         2018.
     """
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        raise TypeError(f"`master_weights` takes a transformation, but got {inner!r}.")
+    base.check_stages("master_weights", [inner])
 
     def kept(p: Any) -> Any:
         own = _dtypes.dtype_of(p)
@@ -98,9 +97,7 @@ def master_weights(
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, MasterWeightsState]:
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
-        held, masters = _columns(
-            "master_weights", treedef, leaves, params, state.master, "master"
-        )
+        held, masters = _columns(treedef, leaves, params, state.master, "master")
         followed = [
             u is not None and m is not None for u, m in zip(leaves, masters, strict=True)
         ]
@@ -117,7 +114,7 @@ def master_weights(
             inner,
             widened(updates),
             widened(gradient),
-            state.inner,
+            state.inner_state,
             treedef.unflatten(for_inner),
             extra,
         )
@@ -146,7 +143,7 @@ class KahanSummationState(NamedTuple):
     # What rounding has kept back of each parameter, in its own dtype; for one of 16 bits,
     # as an int16, in units of 2^-16 of its last place.
     swallowed: Any
-    inner: OptState  # The state of the inner transformation.
+    inner_state: OptState  # The state of the inner transformation.
 
 
 @transformation(state=KahanSummationState)
@@ -199,8 +196,7 @@ def kahan_summation(inner: GradientTransformation) -> GradientTransformation:
         P. Zamirai et al., [Revisiting bfloat16 training](https://arxiv.org/abs/2010.06192),
         2020; W. Kahan, Further remarks on reducing truncation errors, 1965.
     """
-    if not (hasattr(inner, "init") and hasattr(inner, "update")):
-        raise TypeError(f"`kahan_summation` takes a transformation, but got {inner!r}.")
+    base.check_stages("kahan_summation", [inner])
 
     def nothing(p: Any) -> jax.Array:
         dtype = _dtypes.dtype_of(p)
@@ -218,11 +214,9 @@ def kahan_summation(inner: GradientTransformation) -> GradientTransformation:
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, KahanSummationState]:
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
-        held, swallowed = _columns(
-            "kahan_summation", treedef, leaves, params, state.swallowed, "swallowed"
-        )
+        held, swallowed = _columns(treedef, leaves, params, state.swallowed, "swallowed")
         out, _, inner_state = base.advance(
-            inner, updates, gradient, state.inner, params, extra
+            inner, updates, gradient, state.inner_state, params, extra
         )
         steps = treedef.flatten_up_to(out)
         for i, step in enumerate(steps):
@@ -267,14 +261,10 @@ def _unit(x: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _columns(
-    name: str, treedef: Any, leaves: list[Any], params: Any, slots: Any, what: str
+    treedef: Any, leaves: list[Any], params: Any, slots: Any, what: str
 ) -> tuple[list[Any], list[Any]]:
     """The params and the slots that match the leaves of the updates."""
-    if params is None:
-        raise ValueError(
-            f"`{name}` needs the current parameters: call `update(updates, state, params)`."
-        )
-    held = _dtypes.match(treedef, leaves, params, "the params")
+    held = _dtypes.match(treedef, leaves, base.needs(params), "the params")
     try:
         return held, treedef.flatten_up_to(slots)
     except (ValueError, TypeError, KeyError):

@@ -88,12 +88,12 @@ def test_the_first_half_leaves_inner_alone_and_the_second_goes_back():
     e, state = tx.update(grad_fn(params), start, params)
     np.testing.assert_allclose(ox.tree.norm(e), 0.3, rtol=1e-6)
     assert state.perturbed
-    jax.tree.map(np.testing.assert_array_equal, state.inner, start.inner)
+    jax.tree.map(np.testing.assert_array_equal, state.inner_state, start.inner_state)
     jax.tree.map(np.testing.assert_array_equal, state.original, params)
     there = ox.apply_updates(params, e)
     updates, state = tx.update(grad_fn(there), state, there)
     step, want = inner.update(grad_fn(there), inner.init(params), params)
-    jax.tree.map(np.testing.assert_array_equal, state.inner, want)
+    jax.tree.map(np.testing.assert_array_equal, state.inner_state, want)
     assert not state.perturbed
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -189,7 +189,9 @@ def test_leaves_without_gradients_are_left_out_wherever_grad_fn_has_one():
 def test_what_is_wrong_is_said_by_name():
     p, tx = {"w": jnp.ones(2)}, ox.sam(ox.sgd(0.1))
     state = tx.init(p)
-    with pytest.raises(TypeError, match=r"`sam` takes a transformation, but got 0\.1"):
+    with pytest.raises(
+        TypeError, match=r"`sam` takes transformations, but argument 0 is 0\.1"
+    ):
         ox.sam(0.1)
     with pytest.raises(ValueError, match="`sam` needs the current parameters"):
         tx.update(p, state)

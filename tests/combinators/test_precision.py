@@ -208,7 +208,9 @@ def test_leaves_without_gradients_stay_what_they_are(tx):
 def test_what_is_wrong_is_said_by_name(tx):
     name, p = tx.__name__, jnp.ones(2, jnp.bfloat16)
     t = tx(ox.sgd(0.1))
-    with pytest.raises(TypeError, match=f"`{name}` takes a transformation, but got 0.1"):
+    with pytest.raises(
+        TypeError, match=f"`{name}` takes transformations, but argument 0 is 0.1"
+    ):
         tx(0.1)
     with pytest.raises(ValueError, match=f"`{name}` needs the current parameters"):
         t.update(p, t.init(p))

@@ -29,6 +29,10 @@ NEUTRAL = {
     "dynamic_loss_scaling": lambda tx: ox.dynamic_loss_scaling(tx, 1.0, max_scale=1.0),
     "measure": ox.measure,
     "inject_hyperparams": lambda tx: ox.inject_hyperparams(lambda: tx)(),
+    "average_params": ox.average_params,
+    "lookahead": lambda tx: ox.lookahead(tx, 5, 1.0),
+    "master_weights": ox.master_weights,
+    "kahan_summation": ox.kahan_summation,
 }
 # And as it does something.
 AT_WORK = {
@@ -47,6 +51,12 @@ AT_WORK = {
         lambda rate=0.1: ox.chain(tx, ox.scale(rate))
     )(),
     "sparsely": ox.sparsely,
+    "average_params": lambda tx: ox.average_params(tx, 0.9, start=1, debias=True),
+    "lookahead": lambda tx: ox.lookahead(tx, 2, 0.5, on_sync="pull_back"),
+    "schedule_free": lambda tx: ox.schedule_free(tx, 0.1),
+    "master_weights": ox.master_weights,
+    "kahan_summation": ox.kahan_summation,
+    "sam": lambda tx: ox.sam(tx, two_step=True),
 }
 PAIRS = [(outer, inner) for outer in AT_WORK for inner in AT_WORK]
 
