@@ -40,6 +40,7 @@ class Number(NamedTuple):
 
     interval: str
     or_schedule: bool = False
+    plain: bool = False  # A part of the program, as an exponent is: never traced.
 
     def __call__(self, value: Any, where: str) -> Any:
         if self.or_schedule and callable(value):
@@ -57,6 +58,8 @@ class Number(NamedTuple):
                 f"{where} must be {kinds}, but got an array of shape {jnp.shape(value)}."
             )
         if isinstance(value, jax.core.Tracer):
+            if self.plain:
+                raise TypeError(f"{where} must be a plain number, but got {_show(value)}.")
             # Its value is not known yet: it is taken on trust.
             widest = jax.dtypes.canonicalize_dtype(np.float64)
             return jax.lax.convert_element_type(value, widest)

@@ -58,7 +58,7 @@ def clip_by_global_norm(
     max_norm: Threshold,
     *,
     # No number by default, which `optax.inject_hyperparams` would trace.
-    ord: Annotated[float, Number("[1, inf]")] | None = None,
+    ord: Annotated[float, Number("[1, inf]", plain=True)] | None = None,
     eps: NonNegative = 0.0,
 ) -> GradientTransformation:
     r"""Scales all updates down together if their common norm is too large.

@@ -5,12 +5,13 @@ keep a sum of gradients and set the parameters from it: FTRL, AdaGrad's dual for
 Their update is the new parameter minus the old one.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .. import numerics
+from .._checks import Number
 from ..base import (
     GradientTransformation,
     Params,
@@ -19,7 +20,7 @@ from ..base import (
     transformation,
 )
 from ..tree import leafwise, remembering, slot_like, slot_of
-from ..typing import Decay, NonNegative, NonNegativeOrSchedule, Scalar
+from ..typing import Decay, NonNegative, NonNegativeOrSchedule
 
 
 class SoftThresholdState(NamedTuple):
@@ -279,7 +280,8 @@ def _ftrl(
 @transformation(state=FtrlState)
 def ftrl(
     learning_rate: NonNegativeOrSchedule,
-    learning_rate_power: Scalar | None = None,
+    # No number by default, which `optax.inject_hyperparams` would trace.
+    learning_rate_power: Annotated[float, Number("(-inf, 0]", plain=True)] | None = None,
     initial_accumulator_value: NonNegative = 0.1,
     *,
     l1: NonNegative = 0.0,
@@ -329,13 +331,7 @@ def ftrl(
         H. B. McMahan et al., [Ad click prediction: a view from the
         trenches](https://doi.org/10.1145/2487575.2488200), 2013.
     """
-    # No number by default, which `optax.inject_hyperparams` would trace.
     power = -0.5 if learning_rate_power is None else learning_rate_power
-    if not (isinstance(power, float) and power <= 0):
-        raise ValueError(
-            "`ftrl(learning_rate_power=...)` must be a plain number in (-inf, 0], but got "
-            f"{learning_rate_power}."
-        )
     return remembering(
         FtrlState,
         _ftrl,
