@@ -348,7 +348,9 @@ def _check_matches(patterns: Sequence[str], paths: list[Path]) -> None:
         if any(map(_regex(pattern).fullmatch, names)):
             continue
         below = f"{pattern}/**"
-        hint = f" Did you mean {below!r}?" if any(map(_regex(below).match, names)) else ""
+        hint = (
+            f" Did you mean {below!r}?" if any(map(_regex(below).fullmatch, names)) else ""
+        )
         raise Refusal(
             ValueError,
             f"got the pattern {pattern!r}, which matches no parameter. There are: "
