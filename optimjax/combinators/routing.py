@@ -44,6 +44,8 @@ class _Routed:
         def part(leaves: dict[Path, Any]) -> Any:
             return nested({path: leaves.get(path) for path in paths})
 
+        if not paths:  # A single array may be an extra argument that is not for `inner`.
+            return state
         out, lane, state = base.advance(
             inner,
             part(self.updates),
@@ -62,6 +64,10 @@ class _Routed:
         lanes = self.updates, self.gradient
         updates, gradient = (self.treedef.unflatten(lane.values()) for lane in lanes)
         return updates, gradient
+
+
+def _present(params: Params) -> dict[Path, Any]:
+    return {path: leaf for path, leaf in by_path(params).items() if leaf is not None}
 
 
 def _marked(paths: list[Path]) -> Any:
@@ -107,15 +113,15 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
         mask: Which leaves it has: a tree of booleans or a prefix of one, a pattern of paths
             such as `"**/bias"` or a list of them, a function of path and leaf, or of the
             params to a tree of booleans (see `optimjax.selection`). It is asked once, by
-            `init`.
+            `init`. `False` by itself chooses nothing.
 
     Returns:
         A `GradientTransformation` with a `MaskedState`.
 
     Raises:
         TypeError: If `inner` is no transformation; by `init`, if the mask is none.
-        ValueError: By `init`, if the mask does not match the params, or if a pattern or a
-            function chooses nothing.
+        ValueError: By `init`, if the mask does not match the params, if a pattern matches
+            nothing, or if any mask but `False` chooses nothing.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -126,12 +132,17 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
         [1.5 1.5] [1.]
     """
     base.check_stages("masked", [inner])
+    return _masked(inner, mask, idle=mask is False)
+
+
+def _masked(inner: GradientTransformation, mask: Mask, *, idle: bool) -> Any:
+    """The plain pair of `masked`; `idle`: whether `inner` may be without any leaf."""
 
     def init(params: Params) -> MaskedState:
-        leaves = by_path(params)
+        leaves = _present(params)
         chosen = by_path(selection.chosen_by(mask, params))
-        paths = [p for p, leaf in leaves.items() if leaf is not None and chosen.get(p)]
-        if not paths and leaves and callable(mask):
+        paths = [path for path in leaves if chosen[path]]
+        if leaves and not paths and not idle:
             raise Refusal(
                 ValueError,
                 f"got a mask that chooses no parameter. There are: {listed(leaves)}.",
@@ -154,7 +165,7 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     return base.combinator(init, advance, (inner,))
 
 
-@transformation
+@transformation(state=MaskedState)
 def freeze(mask: Mask) -> GradientTransformation:
     """Keeps a part of the parameters as they are: their updates become zero.
 
@@ -163,14 +174,15 @@ def freeze(mask: Mask) -> GradientTransformation:
     a transformation of their own: `partition({"encoder/**": set_to_zero(), "**": ...})`.
 
     Args:
-        mask: Which parameters to freeze; as in `masked`.
+        mask: Which parameters to freeze; as in `masked`, but a mask may choose nothing.
 
     Returns:
         The transformation `masked(set_to_zero(), mask)`.
 
     Raises:
-        TypeError: As `masked`.
-        ValueError: As `masked`.
+        TypeError: By `init`, if the mask is none.
+        ValueError: By `init`, if the mask does not match the params, or a pattern matches
+            nothing.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -180,7 +192,7 @@ def freeze(mask: Mask) -> GradientTransformation:
         >>> print(updates["encoder"], updates["head"])
         [0. 0.] [-0.5]
     """
-    return masked(set_to_zero(), mask)
+    return _masked(set_to_zero(), mask, idle=True)
 
 
 class PartitionState(NamedTuple):
@@ -219,9 +231,9 @@ def partition(
 
     Raises:
         TypeError: If one of `transforms` is no transformation.
-        ValueError: If there are none, or two with the same text for a label; by `init`, if
-            a parameter has no label, if there is no transformation for a label, and if a
-            transformation gets no parameter, all of which would go wrong in silence.
+        ValueError: If two labels have the same text; by `init`, if a parameter has no
+            label, if there is no transformation for a label, and if a transformation gets
+            no parameter, all of which would go wrong in silence.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -252,7 +264,7 @@ def partition(
         )
 
     def init(params: Params) -> PartitionState:
-        leaves = {p: leaf for p, leaf in by_path(params).items() if leaf is not None}
+        leaves = _present(params)
         if by_pattern:
             labels = selection.first_match(list(inners), params)
         else:
@@ -261,8 +273,8 @@ def partition(
         states = {
             label: inner.init(nested({path: leaves[path] for path in parts[label]}))
             for label, inner in inners.items()
-            if not base.is_stateless(inner)
         }
+        states = {k: s for k, s in states.items() if not base.is_stateless(inners[k])}
         return PartitionState(states, {k: _marked(paths) for k, paths in parts.items()})
 
     def advance(
@@ -272,6 +284,12 @@ def partition(
         params: Params | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, PartitionState]:
+        if set(state.members) != set(inners):
+            raise Refusal(
+                TypeError,
+                f"needs a state with the labels {sorted(inners)}, but got "
+                f"{sorted(state.members)}. Was it made by the `init` of another optimizer?",
+            )
         routed, states = _Routed(updates, gradient, params, extra), {}
         parts = {k: list(by_path(marked)) for k, marked in state.members.items()}
         known = {path for paths in parts.values() for path in paths}
