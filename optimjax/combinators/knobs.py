@@ -37,10 +37,11 @@ def inject_hyperparams(
     Every argument that is a number is one, those left at their defaults included; they can
     be set without compiling anew, be mapped over by `vmap` (a sweep), and differentiated
     (hypergradients). They are float32 whatever the params are. What is no number (flags,
-    masks, counts, dtypes) stays as it is.
+    masks, counts, dtypes), or has to be a plain one (the `ord` of a norm), stays as it is.
 
-    A schedule gives a new value at every step, until a value is set by hand; that one then
-    stays, and `None` gives it back to the schedule.
+    Every number may be a schedule, also where `inner_factory` by itself takes none. It
+    gives a new value at every step, until a value is set by hand; that one then stays, and
+    `None` gives it back to the schedule.
 
     Args:
         inner_factory: A factory of this library, where the ranges of the arguments tell
@@ -73,13 +74,14 @@ def inject_hyperparams(
             f"{inner_factory!r}. The arguments come after: "
             "`inject_hyperparams(adam)(learning_rate=...)`."
         )
+    name = _whole(inner_factory).__name__
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
     unknown = static - set(signature.parameters)
     if unknown:
         raise TypeError(
             f"`inject_hyperparams(static_args=...)`: there is no argument {sorted(unknown)}"
-            f" of `{inner_factory.__name__}{_checks.legible(signature)}`."
+            f" of `{name}{_checks.legible(signature)}`."
         )
 
     @functools.wraps(inner_factory)
@@ -87,18 +89,24 @@ def inject_hyperparams(
         arguments = _Arguments(inner_factory, args, kwargs, static)
         return _injected(arguments, hyperparam_dtype)
 
+    make.__name__ = name
+    make.__annotations__ = {}  # Ranges are the factory's to check: a schedule has none.
     member = transformation(state=InjectHyperparamsState)(make)
 
     @functools.wraps(member)
     def shown(*args: Any, **kwargs: Any) -> GradientTransformation:
         made = member(*args, **kwargs)
         update: Any = made.update
-        name = inner_factory.__name__
         rest = update.expression.removeprefix(name)
         update.expression = f"inject_hyperparams({name}){rest}"
         return made
 
     return shown
+
+
+def _whole(factory: Any) -> Any:
+    """The function that was meant, where some arguments of it are given already."""
+    return _whole(factory.func) if isinstance(factory, functools.partial) else factory
 
 
 class _Arguments:
@@ -110,9 +118,11 @@ class _Arguments:
         self.call.apply_defaults()
         self.numbers: dict[str, Any] = {}
         self.schedules: dict[str, Any] = {}
-        ranges = _checks.domains(factory)
+        ranges = _checks.domains(_whole(factory))
+        plain = {name for name, number in ranges.items() if number.plain}
         for name, value in self.call.arguments.items():
-            if name in static or not (name in ranges or _may_be_one(factory, name, value)):
+            known = name in ranges or _may_be_one(factory, name, value)
+            if not known or name in static | plain:
                 continue
             if callable(value):
                 self.schedules[name] = value
@@ -127,8 +137,10 @@ class _Arguments:
 
 def _may_be_one(factory: Any, name: str, value: Any) -> bool:
     """Whether an argument of a foreign factory is a number, or a schedule of one."""
-    if getattr(inspect.unwrap(factory), "__module__", "").startswith("optimjax."):
+    if getattr(_whole(factory), "__module__", "").startswith("optimjax."):
         return False  # It would have a range.
+    if isinstance(value, type):
+        return False  # A dtype.
     if callable(value):
         try:
             given: Any = jax.eval_shape(value, jax.ShapeDtypeStruct((), jnp.int32))
@@ -192,7 +204,9 @@ def _injected(arguments: _Arguments, dtype: Any) -> GradientTransformation:
             InjectHyperparamsState(count, hyperparams, scheduled, inner_state),
         )
 
-    return base.combinator(init, advance, (arguments.made_with({}),))
+    # Where the factory takes no schedule, it is given the numbers of one.
+    first = arguments.made_with(of_schedules(jnp.zeros((), jnp.int32)))
+    return base.combinator(init, advance, (first,))
 
 
 def get_hyperparams(state: OptState) -> dict[str, jax.Array]:
@@ -227,8 +241,9 @@ def set_hyperparams(
 
     Args:
         state: The state of an optimizer with `inject_hyperparams` anywhere in it.
-        by_path: New values by patterns of their paths, such as `"**/head/**/b1"` (see
-            `optimjax.selection`), where some of a name shall be set and others not.
+        by_path: New values by the names that `get_hyperparams` gives, or by patterns of
+            their paths, such as `"**/head/**/b1"` (see `optimjax.selection`), where some of
+            a name shall be set and others not.
         **by_name: New values by name: numbers, or scalars, traced ones included. `None`
             gives a hyperparameter back to its schedule.
 
@@ -247,14 +262,14 @@ def set_hyperparams(
         [0.1 0.2 0.3]
     """
     there = _all_hyperparams("set_hyperparams", state)
-    patterns = {f"**/{name}": value for name, value in by_name.items()}
-    patterns |= by_path or {}
     wanted: dict[Any, Any] = {}
-    for pattern, value in patterns.items():
-        chosen = [p for p in there if selection.matches(pattern, p)]
+    for name, value in {**by_name, **(by_path or {})}.items():
+        # A name itself goes before what it means as a pattern: labels may be patterns.
+        named = [p for p in there if name in (p[-1], selection.text(p))]
+        chosen = named or [p for p in there if selection.matches(name, p)]
         if not chosen:
             raise ValueError(
-                f"`set_hyperparams`: there is no hyperparameter {pattern!r}; there are: "
+                f"`set_hyperparams`: there is no hyperparameter {name!r}; there are: "
                 f"{selection.listed(there)}."
             )
         wanted.update(dict.fromkeys(chosen, value))
@@ -274,6 +289,8 @@ def set_hyperparams(
                 scheduled[name] = jnp.array(old)
             else:
                 hyperparams[name] = _scalar_like(wanted[path], old, path)
+                if name in scheduled:  # Set by hand, be it to what the schedule gave.
+                    scheduled[name] = jnp.full_like(old, jnp.nan)
         return node._replace(hyperparams=hyperparams, scheduled=scheduled)
 
     return selection.map_states(renewed, state, InjectHyperparamsState)
@@ -285,7 +302,8 @@ def _scalar_like(value: Any, old: jax.Array, path: Any) -> jax.Array:
             f"`set_hyperparams`: {selection.text(path)} must be a number, but got "
             f"{value!r}."
         )
-    return jnp.broadcast_to(_dtypes.cast(value, old.dtype), old.shape)
+    # A copy: one value may be set in many places, and the state be donated.
+    return jnp.array(jnp.broadcast_to(_dtypes.cast(value, old.dtype), old.shape))
 
 
 def _all_hyperparams(who: str, state: OptState) -> dict[selection.Path, jax.Array]:
