@@ -297,7 +297,8 @@ def set_hyperparams(
 
 
 def _scalar_like(value: Any, old: jax.Array, path: Any) -> jax.Array:
-    if isinstance(value, str | bool) or jnp.shape(value) not in ((), old.shape):
+    number = isinstance(value, int | float) or hasattr(value, "dtype")
+    if isinstance(value, bool) or not number or jnp.shape(value) not in ((), old.shape):
         raise ValueError(
             f"`set_hyperparams`: {selection.text(path)} must be a number, but got "
             f"{value!r}."
