@@ -9,7 +9,7 @@ kind; the call is compiled if nothing around it is; the dtype rule is kept; and 
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
 
 import jax
@@ -481,7 +481,7 @@ def when(pred: Any, run: Callable[[], Any], otherwise: Callable[[], Any]) -> Any
     if isinstance(pred, bool):
         return run() if pred else otherwise()
     if not _reports.wanted():
-        return jax.lax.cond(pred, run, otherwise)
+        return jax.lax.cond(pred, *_alike(run, otherwise))
 
     def reporting() -> Any:
         heard: dict[str, Any] = {}
@@ -494,15 +494,59 @@ def when(pred: Any, run: Callable[[], Any], otherwise: Callable[[], Any]) -> Any
     def silent() -> Any:
         return otherwise(), {name: numerics.as_scalar(jnp.nan) for name in names}
 
-    out, heard = jax.lax.cond(pred, reporting, silent)
+    out, heard = jax.lax.cond(pred, *_alike(reporting, silent))
     for name, value in heard.items():
         _reports.report(name, value)
     return out
 
 
+def _alike(*branches: Callable[[], Any]) -> Sequence[Callable[[], Any]]:
+    """Branches for `lax.cond` that differ in the axes of a mesh they vary along.
+
+    Inside of a `shard_map`, an output must vary along the same axes in all; a stage that
+    takes the mean over devices, for one, varies along fewer than what it is given.
+    """
+    if not _inside_shard_map():
+        return branches
+    axes: list[Any] = []
+
+    def look(branch: Callable[[], Any]) -> Any:
+        out = branch()
+        axes.append(jax.tree.map(_varies_along, out))
+        return out
+
+    for branch in branches:
+        jax.eval_shape(functools.partial(look, branch))
+    union = jax.tree.map(frozenset.union, *axes)
+    return [lambda b=b: jax.tree.map(_varying_along, b(), union) for b in branches]
+
+
+def _inside_shard_map() -> bool:
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _varies_along(x: Any) -> frozenset[str]:
+    kind: Any = jax.typeof(x)  # JAX has renamed this, and what `_varying_along` calls.
+    return kind.vma if hasattr(kind, "vma") else kind.mat.varying
+
+
+def _varying_along(x: Any, axes: frozenset[str]) -> Any:
+    more = tuple(axes - _varies_along(x))
+    if not more:
+        return x
+    lax: Any = jax.lax
+    return lax.pcast(x, more, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, more)
+
+
 def no_step(updates: Updates, state: OptState) -> tuple[Updates, Updates, OptState]:
     """What `advance` gives where nothing is done: zeros, and the state as it is."""
-    zeros = jax.tree.map(jnp.zeros_like, updates)
+
+    def zero(u: Any) -> jax.Array:
+        # The same on all devices, even where `u` is not.
+        alike = _inside_shard_map()
+        return jnp.zeros(jnp.shape(u), u.dtype) if alike else jnp.zeros_like(u)
+
+    zeros = jax.tree.map(zero, updates)
     return zeros, zeros, state
 
 

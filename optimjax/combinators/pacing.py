@@ -18,7 +18,8 @@ class AccumulateState(NamedTuple):
     mini_step: jax.Array  # (), int32: the gradients gathered since the last step.
     gradient_step: jax.Array  # (), int32: the steps that `inner` has taken.
     emitted: jax.Array  # (), bool: whether the last call was such a step.
-    total: Updates  # The sum of the gradients gathered; as the params, float32 at least.
+    # Their sum, and after a step still that of its own; as the params, float32 at least.
+    total: Updates
     inner_state: OptState  # That of `inner`.
 
 
@@ -26,8 +27,9 @@ def _added(u: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
     return u, total + u
 
 
-def _meaned(u: jax.Array, total: jax.Array, *, divisor: Any) -> tuple[Any, Any]:
-    return (total + u) / divisor, jnp.zeros_like(total)
+def _mean(u: jax.Array, total: jax.Array, *, divisor: Any) -> jax.Array:
+    del u  # It is in the total already.
+    return numerics.over(total, divisor)
 
 
 @transformation(state=AccumulateState)
@@ -49,6 +51,10 @@ def accumulate(
     Inside of `inner`, the gradient is the mean. Extra arguments are those of the call that
     takes the step. What stands behind it in a chain runs at every call: put the whole
     optimizer inside. To leave out single bad gradients, put `apply_if_finite` around it.
+    In a `shard_map`, a mean over devices inside of `inner` is taken once for each step.
+
+    A step that donates the state has to return its parts in the order in which it takes
+    them, `(params, state)`: `jit` matches buffers by shape alone, and would copy otherwise.
 
     Args:
         inner: Any transformation.
@@ -98,19 +104,21 @@ def accumulate(
         gathered = state.mini_step + 1
         number = numerics.as_scalar(gathered)
         emitted = number >= numerics.at_step(every, state.gradient_step)
-        divisor = number if reduce == "mean" else 1.0
+        # The sum stands outside of the branches, and what is left of the last window goes
+        # when the next begins, so that a silent call passes over it once, in place.
+        first = state.mini_step == 0
+        total = jax.tree.map(lambda t: jnp.where(first, 0, t), state.total)
+        total = leafwise(_added, updates, total)[1]
 
         def step() -> Any:
-            mean, total = leafwise(_meaned, updates, state.total, divisor=divisor)
+            divisor = number if reduce == "mean" else 1.0
+            mean = leafwise(_mean, updates, reads=(total,), divisor=divisor)
             given = {**extra, "grad": mean} if "grad" in extra else extra
-            out = base.advance(inner, mean, mean, state.inner_state, params, given)
-            return *out, total
+            return base.advance(inner, mean, mean, state.inner_state, params, given)
 
-        def gather() -> Any:
-            total = leafwise(_added, updates, state.total)[1]
-            return *base.no_step(updates, state.inner_state), total
-
-        out, lane, inner_state, total = base.when(emitted, step, gather)
+        out, lane, inner_state = base.when(
+            emitted, step, lambda: base.no_step(updates, state.inner_state)
+        )
         new_state = AccumulateState(
             jnp.where(emitted, 0, gathered),
             jnp.where(
