@@ -1,5 +1,6 @@
 """What happens in a step, as numbers by stable names."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -142,10 +143,12 @@ def measure(
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, MeasureState]:
         heard: dict[str, Any] = {}
-        with _reports.listening(heard if reported else None):
+        with _reports.listening(heard) if reported else contextlib.nullcontext():
             out, lane, inner_state = base.advance(
                 inner, updates, gradient, state.inner_state, params, extra
             )
+        for name, value in heard.items():  # For a `measure` further out.
+            _reports.report(name, value)
         missing = set(reported) - set(heard)
         if missing:
             raise Refusal(
