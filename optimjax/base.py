@@ -63,14 +63,14 @@ class _Lanes(NamedTuple):
 
     advance: Advance
     stages: tuple[GradientTransformation, ...]
-    reads: frozenset[str]
+    reads: frozenset[str] | None
 
 
 def combinator(
     init: Callable[[Params], OptState],
     advance: Advance,
     stages: tuple[GradientTransformation, ...],
-    reads: Iterable[str] = (),
+    reads: Iterable[str] | None = (),
 ) -> GradientTransformation:
     """What a factory of a combinator returns, in the place of a plain pair.
 
@@ -80,9 +80,9 @@ def combinator(
             `(updates, gradient, state)`: it hands on both what the updates have become and
             the gradient that later stages shall see. `extra` is a dict.
         stages: The transformations that are combined.
-        reads: The extra arguments that `advance` reads itself.
+        reads: The extra arguments that `advance` reads itself; `None` means perhaps any.
     """
-    lanes = _Lanes(advance, stages, frozenset(reads))
+    lanes = _Lanes(advance, stages, None if reads is None else frozenset(reads))
     return GradientTransformation(init, cast(Any, lanes))
 
 
@@ -285,8 +285,8 @@ def _member(
             if state is not EmptyState:
                 init = _checked_init(init, name, state, real)
             advance = _in_name_of(name, update.advance, state)
-            reads = _reads_of(update.stages)
-            reads = None if reads is None else reads | update.reads
+            reads, own = _reads_of(update.stages), update.reads
+            reads = None if reads is None or own is None else reads | own
             stateless, composed = False, True
         else:
             advance, reads = _rule(update, name, state, smooths), _keywords(update)
@@ -478,8 +478,6 @@ def when(pred: Any, run: Callable[[], Any], otherwise: Callable[[], Any]) -> Any
     As `lax.cond`, of which only one branch is run; what stages report inside of `run` is
     heard outside, as NaN where it was not run.
     """
-    if isinstance(pred, bool):
-        return run() if pred else otherwise()
     if not _reports.wanted():
         return jax.lax.cond(pred, *_alike(run, otherwise))
 
@@ -536,6 +534,19 @@ def _varying_along(x: Any, axes: frozenset[str]) -> Any:
         return x
     lax: Any = jax.lax
     return lax.pcast(x, more, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, more)
+
+
+def decision(said: Any, function: Any) -> jax.Array:
+    """What a function has said, as a boolean; for combinators that ask one.
+
+    Raises:
+        Refusal: If it is not one yes or no.
+    """
+    if said is None or jnp.shape(said) != ():
+        raise _checks.Refusal(
+            TypeError, f"got {said!r} from {function!r}, which must give one boolean."
+        )
+    return _dtypes.cast(said, bool)
 
 
 def no_step(updates: Updates, state: OptState) -> tuple[Updates, Updates, OptState]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _dtypes, base, numerics, selection, tree
-from .._checks import checked
+from .._checks import Refusal, checked
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise
 from ..typing import AtLeastOne, Fraction, Positive, PositiveCount
@@ -54,7 +54,8 @@ def apply_if_finite(
         if state.gave_up: raise FloatingPointError(...)
 
     (Optax takes the bad step then, which makes all parameters NaN.) The first finite step
-    is taken as ever, and takes the word back.
+    is taken as ever, and takes the word back. In a `shard_map`, take the mean over devices
+    before, so that all of them decide alike.
 
     Args:
         inner: Any transformation.
@@ -137,9 +138,10 @@ def skip_spikes(
     """Leaves out steps whose gradient, or loss, is unlike those of the steps before.
 
     The sizes of the last steps that were taken are kept, and `is_spike` holds each new one
-    against them; NaN and infinity are always spikes. A level that stays is none: after
-    `max_consecutive_skips` in a row, the memory starts anew (and `gave_up` says so), so
-    that the next finite step is taken.
+    against them; a size of NaN or infinity is always a spike. With `of="value"` gradients
+    are not looked at: put `apply_if_finite` around it for these. A level that stays is no
+    spike: after `max_consecutive_skips` in a row, the memory starts anew (and `gave_up`
+    says so), so that the next finite step is taken.
 
     Args:
         inner: Any transformation.
@@ -205,9 +207,14 @@ def skip_spikes(
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, SkipSpikesState]:
         size = tree.norm(updates) if of == "norm" else base.needs_extra("value", extra)
+        if jnp.shape(size) != ():
+            raise Refusal(
+                ValueError, f"got a `value` of shape {jnp.shape(size)}, not one number."
+            )
         size = _dtypes.cast(size, jnp.float32)
         there = jnp.arange(window, dtype=jnp.int32) < state.seen
-        spike = is_spike(size, jnp.where(there, state.recent, jnp.nan))
+        said = is_spike(size, jnp.where(there, state.recent, jnp.nan))
+        spike = base.decision(said, is_spike)
         taken = jnp.isfinite(size) & ~((state.seen >= warmup) & spike)
         out, lane, inner_state = base.when(
             taken,
@@ -230,7 +237,8 @@ def skip_spikes(
         )
         return out, lane, new_state
 
-    return base.combinator(init, advance, (inner,))
+    reads = {"value"} if of == "value" else ()
+    return base.combinator(init, advance, (inner,), reads=reads)
 
 
 @checked
@@ -342,7 +350,8 @@ def dynamic_loss_scaling(
 
     Raises:
         TypeError: If `inner` is no transformation.
-        ValueError: If a number lies outside of its range.
+        ValueError: If a number lies outside of its range, `initial_scale` outside of its
+            bounds.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -360,6 +369,12 @@ def dynamic_loss_scaling(
         training](https://arxiv.org/abs/1710.03740), 2018.
     """
     base.check_stages("dynamic_loss_scaling", [inner])
+    scales = [min_scale, initial_scale, max_scale]
+    if all(isinstance(s, float) for s in scales) and scales != sorted(scales):
+        raise ValueError(
+            "`dynamic_loss_scaling(initial_scale=...)` must lie between `min_scale` and "
+            f"`max_scale`, {min_scale} and {max_scale}, but got {initial_scale}."
+        )
 
     def init(params: Params) -> DynamicLossScalingState:
         return DynamicLossScalingState(

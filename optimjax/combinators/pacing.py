@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes, base, numerics
+from .. import base, numerics
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise, slot_like
 from ..typing import CountOrSchedule, StorageDtype
@@ -168,7 +168,7 @@ def _conditionally(
     ) -> tuple[Updates, Updates, Any]:
         holds = condition(state.step, **(extra if forward else {}))
         out, lane, inner_state = base.when(
-            _dtypes.cast(jnp.reshape(jnp.asarray(holds), ()), bool),
+            base.decision(holds, condition),
             lambda: base.advance(
                 inner, updates, gradient, state.inner_state, params, extra
             ),
@@ -176,7 +176,7 @@ def _conditionally(
         )
         return out, lane, state_type(numerics.increment(state.step), inner_state)
 
-    return base.combinator(init, advance, (inner,))
+    return base.combinator(init, advance, (inner,), reads=None if forward else ())
 
 
 @transformation(state=ConditionallyTransformState)
