@@ -78,7 +78,7 @@ def test_patterns_add_up_and_those_with_a_mark_leave_out():
         lambda path, leaf, start="encoder": path.startswith(start),
         lambda params: {k: k == "encoder" for k in params},
     ],
-    ids=str,
+    ids=["tree", "prefix", "pattern", "function", "partial", "default", "of params"],
 )
 def test_all_ways_to_say_one_thing(mask):
     assert chosen(mask) == {p for p in PATHS if p.startswith("encoder")}
