@@ -142,10 +142,10 @@ def test_a_schedule_goes_on_until_it_is_overridden_and_can_be_given_back_to():
 def test_a_value_written_into_the_state_by_hand_holds_as_well():
     tx = SGD(fading)
     state = tx.init(PARAMS)
-    state.hyperparams["learning_rate"] = 7.0
-    for _ in range(2):
+    state.hyperparams["learning_rate"] = fading(2)  # Where the schedule comes by later.
+    for _ in range(4):
         updates, state = tx.update(PARAMS, state)
-        assert float(updates["b"][0]) == -7.0
+        assert updates["b"][0] == -fading(2)
 
 
 def test_a_scheduled_optimizer_is_the_plain_one_with_that_schedule():
