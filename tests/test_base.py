@@ -44,6 +44,11 @@ def outside(number):
         yield float("inf")
 
 
+def given(case):
+    by_position = inspect.signature(case.make).bind_partial(*case.args).arguments
+    return {**by_position, **case.kwargs}
+
+
 FACTORIES = {case.make: case for case in catalogue.CASES}
 SCHEDULE_ARGUMENTS = {
     ox.constant_schedule: {"value": 1.0},

@@ -295,8 +295,8 @@ INJECTED = [
     c
     for c in catalogue.ONE_EACH
     if not c.whole
-    and not (c.extra or c.chained)
-    and c.make not in (ox.chain, ox.in_turn, ox.sparsely, ox.stateless, ox.average_params)
+    and not (c.extra or c.chained or c.args)
+    and c.make not in (ox.chain, ox.in_turn)
 ]
 
 

@@ -40,11 +40,20 @@ def run(tx, state=None, params=PARAMS, **extra):
     return updates, state
 
 
-# A factory each that has a number: those of the library that take one.
+
+
+def numbers_of(case):
+    """The names of the arguments that are numbers, or stand at one."""
+    bound = inspect.signature(case.make).bind(*case.args, **case.kwargs)
+    bound.apply_defaults()
+    ranges = _checks.domains(case.make)
+    return {name for name in ranges if bound.arguments.get(name) is not None}
+
+
 NUMBERED = [
     case
     for case in catalogue.ONE_EACH
-    if _checks.domains(case.make) and not repr(case()).startswith("inject_hyperparams")
+    if numbers_of(case) and not repr(case()).startswith("inject_hyperparams")
 ]
 
 
@@ -52,11 +61,7 @@ NUMBERED = [
 def test_every_factory_can_be_made_with_its_numbers_in_the_state(case):
     tx = ox.inject_hyperparams(case.make)(*case.args, **case.kwargs)
     there = ox.get_hyperparams(tx.init(PARAMS))
-    # Every argument that is, or stands at, a number; nothing else.
-    bound = inspect.signature(case.make).bind(*case.args, **case.kwargs)
-    bound.apply_defaults()
-    numbers = {k for k in _checks.domains(case.make) if bound.arguments[k] is not None}
-    assert set(there) == numbers
+    assert set(there) == numbers_of(case)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in there.values())
     # And it can be run: a traced number is nowhere taken for one that is known.
     tx = ox.chain(tx) if case.chained else tx
