@@ -89,14 +89,10 @@ SCHEDULE_ARGUMENTS = {
 }
 
 
-def arguments_of(case):
-    return inspect.signature(case.make).bind(*case.args, **case.kwargs).arguments
-
-
 REFUSED = [
     (make, arguments, name, value)
     for make, arguments in (
-        *((make, arguments_of(case)) for make, case in FACTORIES.items()),
+        *((make, given(case)) for make, case in FACTORIES.items()),
         *SCHEDULE_ARGUMENTS.items(),
     )
     for name, number in _checks.domains(make).items()

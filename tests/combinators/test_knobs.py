@@ -40,8 +40,6 @@ def run(tx, state=None, params=PARAMS, **extra):
     return updates, state
 
 
-
-
 def numbers_of(case):
     """The names of the arguments that are numbers, or stand at one."""
     bound = inspect.signature(case.make).bind(*case.args, **case.kwargs)
