@@ -14,7 +14,7 @@ from .. import _dtypes, base, numerics, selection, tree
 from .._checks import Refusal, checked
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise
-from ..typing import AtLeastOne, Fraction, Positive, PositiveCount
+from ..typing import AtLeastOne, Count, Fraction, Positive, PositiveCount
 
 
 def _all_finite(updates: Updates) -> jax.Array:
@@ -132,7 +132,7 @@ def skip_spikes(
     *,
     of: Literal["norm", "value"] = "norm",
     window: PositiveCount = 128,
-    warmup: PositiveCount = 16,
+    warmup: Count = 16,
     max_consecutive_skips: PositiveCount = 16,
 ) -> GradientTransformation:
     """Leaves out steps whose gradient, or loss, is unlike those of the steps before.
@@ -152,7 +152,7 @@ def skip_spikes(
             is given to `update` (the loss).
         window: How many sizes are kept.
         warmup: How many must be there before the first spike; until then all finite steps
-            are taken.
+            are taken. 0 is for an `is_spike` that knows a bound by itself.
         max_consecutive_skips: How many steps left out in a row are too many.
 
     Returns:
@@ -162,7 +162,7 @@ def skip_spikes(
     Raises:
         TypeError: If `inner` is no transformation, or `is_spike` no function; in `update`,
             if `value` is missing.
-        ValueError: If a count is less than 1, or `warmup` more than `window`.
+        ValueError: If a count is too small, or `warmup` more than `window`.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox

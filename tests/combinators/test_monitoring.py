@@ -62,6 +62,13 @@ def test_what_has_no_gradient_is_not_measured():
     np.testing.assert_allclose(got["update_to_weight"], 0.2)
 
 
+def test_what_comes_in_and_goes_out_is_measured_not_the_gradient_lane():
+    smooth = ox.scale_by_momentum(0.5)
+    tx = ox.chain(smooth, ox.measure(smooth, "gradient_norm", "update_norm"))
+    got, _, _ = after(tx, jnp.ones(1), jnp.ones(1), jnp.ones(1))
+    assert got == {"gradient_norm": 1.5, "update_norm": 2.0}
+
+
 def test_cosines_do_not_depend_on_lengths():
     for size in (1e-15, 1.0, 1e15):
         g = size * jnp.array([3.0, 4.0])
