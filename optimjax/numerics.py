@@ -299,6 +299,11 @@ def debiasing(decay: Any, count: Any) -> Any:
     count = as_scalar(count)
     if not isinstance(decay, float) or decay == 0 or count.dtype != jnp.float32:
         return 1 / one_minus_power(decay, count)
+    return _debiasing(decay, count)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # Traced once, however many need it.
+def _debiasing(decay: float, count: jax.Array) -> Split:
     divisor, low = _one_minus_exp(*_fine_product(count, -math.log(decay)))
     head = 1 / (divisor * (1 + 2**-23))  # A little too small, so that what is left is not.
     (a, b), (c, d) = _halves(divisor), _halves(head)
