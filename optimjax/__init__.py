@@ -39,6 +39,7 @@ from . import (
     projections as projections,
     schedules as schedules,
     selection as selection,
+    states as states,
     tree as tree,
     typing as typing,
 )

@@ -9,7 +9,7 @@ kind; the call is compiled if nothing around it is; the dtype rule is kept; and 
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
 
 import jax
@@ -472,95 +472,6 @@ def advance(
     return updates, updates, _in_dtypes_of(state, new_state)
 
 
-def when(pred: Any, run: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-    """`run()` where `pred` holds, else `otherwise()`; for combinators.
-
-    As `lax.cond`, of which only one branch is run; what stages report inside of `run` is
-    heard outside, as NaN where it was not run.
-    """
-    if not _reports.wanted():
-        return jax.lax.cond(pred, *_alike(run, otherwise))
-
-    def reporting() -> Any:
-        heard: dict[str, Any] = {}
-        with _reports.listening(heard):
-            out = run()
-        return out, {name: numerics.as_scalar(x) for name, x in heard.items()}
-
-    names = jax.eval_shape(reporting)[1]
-
-    def silent() -> Any:
-        return otherwise(), {name: numerics.as_scalar(jnp.nan) for name in names}
-
-    out, heard = jax.lax.cond(pred, *_alike(reporting, silent))
-    for name, value in heard.items():
-        _reports.report(name, value)
-    return out
-
-
-def _alike(*branches: Callable[[], Any]) -> Sequence[Callable[[], Any]]:
-    """Branches for `lax.cond` that differ in the axes of a mesh they vary along.
-
-    Inside of a `shard_map`, an output must vary along the same axes in all; a stage that
-    takes the mean over devices, for one, varies along fewer than what it is given.
-    """
-    if not _inside_shard_map():
-        return branches
-    axes: list[Any] = []
-
-    def look(branch: Callable[[], Any]) -> Any:
-        out = branch()
-        axes.append(jax.tree.map(_varies_along, out))
-        return out
-
-    for branch in branches:
-        jax.eval_shape(functools.partial(look, branch))
-    union = jax.tree.map(frozenset.union, *axes)
-    return [lambda b=b: jax.tree.map(_varying_along, b(), union) for b in branches]
-
-
-def _inside_shard_map() -> bool:
-    return bool(jax.sharding.get_abstract_mesh().manual_axes)
-
-
-def _varies_along(x: Any) -> frozenset[str]:
-    kind: Any = jax.typeof(x)  # JAX has renamed this, and what `_varying_along` calls.
-    return kind.vma if hasattr(kind, "vma") else kind.mat.varying
-
-
-def _varying_along(x: Any, axes: frozenset[str]) -> Any:
-    more = tuple(axes - _varies_along(x))
-    if not more:
-        return x
-    lax: Any = jax.lax
-    return lax.pcast(x, more, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, more)
-
-
-def decision(said: Any, function: Any) -> jax.Array:
-    """What a function has said, as a boolean; for combinators that ask one.
-
-    Raises:
-        Refusal: If it is not one yes or no.
-    """
-    if said is None or jnp.shape(said) != ():
-        raise _checks.Refusal(
-            TypeError, f"got {said!r} from {function!r}, which must give one boolean."
-        )
-    return _dtypes.cast(said, bool)
-
-
-def no_step(updates: Updates, state: OptState) -> tuple[Updates, Updates, OptState]:
-    """What `advance` gives where nothing is done: zeros, and the state as it is."""
-
-    def zero(u: Any) -> jax.Array:
-        # The same on all devices, even where `u` is not.
-        alike = _inside_shard_map()
-        return jnp.zeros(jnp.shape(u), u.dtype) if alike else jnp.zeros_like(u)
-
-    zeros = jax.tree.map(zero, updates)
-    return zeros, zeros, state
-
-
 def check_stages(who: str, transforms: Iterable[Any], where: str = "argument") -> None:
     """Refuses, by name and place, what is no transformation.
 
@@ -834,41 +745,3 @@ def _sum_rounded_at_random(p: Any, u: Any, key: jax.Array, wide: Any) -> jax.Arr
     else:
         uniform = jax.random.uniform(key, total.shape, real)
     return _dtypes.cast(numerics.rounded_at_random(total, dtype, uniform), dtype)
-
-
-def evaluated(state: OptState, params: Params) -> Params | None:
-    """What the averages in `state` answer for `params`; None if there is none.
-
-    A state takes part by a method `eval_params(params)` of its class, which returns a tree
-    like `params`, or None. It is not looked into: a combinator whose state holds those of
-    others, for a part of the params, calls this function from its own method.
-
-    Raises:
-        ValueError: If two states answer, neither inside of the other.
-    """
-
-    def answers(node: Any) -> bool:
-        return hasattr(type(node), "eval_params")
-
-    found = None
-    for path, node in jax.tree.leaves_with_path(state, is_leaf=answers):
-        answer = node.eval_params(params) if answers(node) else None
-        if answer is None:
-            continue
-        if found is not None:
-            raise ValueError(
-                "`eval_params` found two averages, neither inside of the other: "
-                f"{_dtypes.name_of(found[0])} and {_dtypes.name_of(path)} of the state. "
-                "Give it the state of the one that you mean."
-            )
-        found = path, answer
-    return None if found is None else found[1]
-
-
-def in_place_of(params: Params, average: Params) -> Params:
-    """`average` in the dtypes of `params`; `params` where nothing is averaged."""
-
-    def chosen(p: Any, a: Any) -> Any:
-        return _dtypes.cast(a, _dtypes.dtype_of(p)) if hasattr(a, "dtype") else p
-
-    return jax.tree.map(chosen, params, average)

@@ -19,7 +19,7 @@ matches nothing is refused, with the paths that there are.
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -142,7 +142,7 @@ def by_path(tree: Any) -> dict[Path, Any]:
         {('b', '0'): 2, ('b', '1'): None, ('w',): 1}
     """
     pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_dtypes.is_none)[0]
-    found = {tuple(map(_part, path)): leaf for path, leaf in pairs}
+    found = {path_of(path): leaf for path, leaf in pairs}
     if len(found) < len(pairs):
         raise Refusal(ValueError, "got a tree with two leaves of one path.")
     return found
@@ -168,6 +168,24 @@ def nested(items: dict[Path, Any]) -> Any:
             node = node.setdefault(part, {})
         node[path[-1]] = leaf
     return root
+
+
+def path_of(keys: Any) -> Path:
+    """The parts of a key path of JAX.
+
+    Args:
+        keys: Keys as `jax.tree_util.tree_flatten_with_path` gives them.
+
+    Example:
+        >>> import jax, optimjax as ox
+        >>> ox.selection.path_of((jax.tree_util.DictKey("w"), jax.tree_util.SequenceKey(0)))
+        ('w', '0')
+    """
+    kinds = ("key", "idx", "name")  # Of a dict, a sequence, an object with fields.
+    return tuple(
+        str(next((getattr(key, kind) for kind in kinds if hasattr(key, kind)), key))
+        for key in keys
+    )
 
 
 def text(path: Path) -> str:
@@ -201,79 +219,6 @@ def listed(paths: Iterable[Path], most: int = 20) -> str:
     return ", ".join(names[:most]) + more
 
 
-def states_in(state: Any, kind: type) -> dict[Path, Any]:
-    """The states of one kind, anywhere in a state, by their paths.
-
-    Args:
-        state: The state of any transformation.
-        kind: The class of the states to find.
-
-    Example:
-        >>> import jax.numpy as jnp, optimjax as ox
-        >>> state = ox.chain(ox.clip(1.0), ox.adam(0.1)).init(jnp.zeros(2))
-        >>> list(ox.selection.states_in(state, ox.ScaleByRmsState))
-        [('adam', 'scale_by_rms')]
-    """
-    found: dict[Path, Any] = {}
-    map_states(found.setdefault, state, kind)
-    return found
-
-
-def map_states(function: Callable[..., Any], state: Any, kind: type) -> Any:
-    """A state, with those of one kind in it replaced, wherever they are.
-
-    Args:
-        function: A function of the path and the state of that kind, in which those inside
-            of it are replaced already, to the new one.
-        state: The state of any transformation.
-        kind: The class of the states to replace.
-
-    Example:
-        >>> import jax.numpy as jnp, optimjax as ox
-        >>> def again(path, state):
-        ...     return state._replace(count=jnp.zeros_like(state.count))
-        >>> state = ox.adam(0.1).init(jnp.zeros(2))
-        >>> state = ox.selection.map_states(again, state, ox.ScaleByLearningRateState)
-    """
-
-    def visit(path: Any, x: Any) -> Any:
-        if not isinstance(x, kind):
-            return x
-        here = tuple(map(_part, path))
-        fields: Any = x
-        inside = map_states(
-            lambda there, y: function(here + there, y), fields._asdict(), kind
-        )
-        return function(here, type(x)(**inside))
-
-    return jax.tree_util.tree_map_with_path(
-        visit, state, is_leaf=lambda x: isinstance(x, kind)
-    )
-
-
-def shortest_names(values: dict[Path, Any]) -> dict[str, Any]:
-    """`values` by the last parts of their paths, or by the whole where these are alike.
-
-    Args:
-        values: Anything, by paths.
-
-    Example:
-        >>> import optimjax as ox
-        >>> ox.selection.shortest_names({("a", "x"): 1, ("b", "x"): 2, ("b", "y"): 3})
-        {'a/x': 1, 'b/x': 2, 'y': 3}
-    """
-    last = [path[-1] for path in values]
-    return {
-        path[-1] if last.count(path[-1]) == 1 else text(path): value
-        for path, value in values.items()
-    }
-
-
-def _part(key: Any) -> str:
-    kinds = ("key", "idx", "name")  # Of a dict, a sequence, an object with fields.
-    return str(next((getattr(key, k) for k in kinds if hasattr(key, k)), key))
-
-
 def _all_strings(items: Sequence[Any]) -> bool:
     return all(isinstance(x, str) for x in items)
 
@@ -302,7 +247,7 @@ def _spread(choice: Any, params: Any, what: str) -> Any:
             def say(path: Any, leaf: Any) -> Any:
                 if not isinstance(leaf, float | complex) and not hasattr(leaf, "dtype"):
                     return False  # A function, in an Equinox module: nothing to train.
-                return choice(text(tuple(map(_part, path))), leaf)
+                return choice(text(path_of(path)), leaf)
 
             return jax.tree_util.tree_map_with_path(say, params)
         choice = choice(params)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import optimjax as ox
-from optimjax import selection
+from optimjax import selection, states
 
 PARAMS = {
     "encoder": [
@@ -274,7 +274,7 @@ def test_states_are_found_and_replaced_wherever_they_are():
         {"**/bias": ox.adam(0.1), "**": ox.masked(ox.chain(ox.adam(0.1)), "**")}
     )
     state = tx.init(PARAMS)
-    found = selection.states_in(state, ox.ScaleByRmsState)
+    found = states.states_in(state, ox.ScaleByRmsState)
     assert [selection.text(p) for p in found] == [
         "inner_states/**/inner_state/adam/scale_by_rms",
         "inner_states/**/bias/scale_by_rms",
@@ -285,9 +285,9 @@ def test_states_are_found_and_replaced_wherever_they_are():
         seen.append(path)
         return s._replace(count=s.count + 7)
 
-    new = selection.map_states(forget, state, ox.ScaleByRmsState)
+    new = states.map_states(forget, state, ox.ScaleByRmsState)
     assert seen == list(found)
-    counts = [s.count for s in selection.states_in(new, ox.ScaleByRmsState).values()]
+    counts = [s.count for s in states.states_in(new, ox.ScaleByRmsState).values()]
     assert counts == [7, 7]
     assert jax.tree.structure(new) == jax.tree.structure(state)
 

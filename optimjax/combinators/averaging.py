@@ -5,15 +5,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes, base, numerics
+from .. import _dtypes, base, numerics, states
 from ..base import (
     GradientTransformation,
     OptState,
     Params,
     Updates,
-    in_place_of,
     transformation,
 )
+from ..states import in_place_of
 from ..tree import leafwise, slot_of
 from ..typing import (
     Count,
@@ -56,7 +56,7 @@ def eval_params(state: OptState, params: Params) -> Params:
         >>> print(params, ox.eval_params(state, params))
         [2.] [3.]
     """
-    answer = base.evaluated(state, params)
+    answer = states.evaluated(state, params)
     return params if answer is None else answer
 
 

@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes, base, numerics, selection, tree
+from .. import _dtypes, base, numerics, selection, states, tree
 from .._checks import Refusal, checked
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise
 from ..typing import AtLeastOne, Count, Fraction, Positive, PositiveCount
+from .branching import advance_if, decision, no_step, when
 
 
 def _all_finite(updates: Updates) -> jax.Array:
@@ -98,12 +99,8 @@ def apply_if_finite(
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, ApplyIfFiniteState]:
         finite = _all_finite(updates)
-        out, lane, inner_state = base.when(
-            finite,
-            lambda: base.advance(
-                inner, updates, gradient, state.inner_state, params, extra
-            ),
-            lambda: base.no_step(updates, state.inner_state),
+        out, lane, inner_state = advance_if(
+            finite, inner, updates, gradient, state.inner_state, params, extra
         )
         in_a_row = _in_a_row(state.notfinite_count, ~finite)
         total = _grown(state.total_notfinite, ~finite)
@@ -214,14 +211,10 @@ def skip_spikes(
         size = _dtypes.cast(size, jnp.float32)
         there = jnp.arange(window, dtype=jnp.int32) < state.seen
         said = is_spike(size, jnp.where(there, state.recent, jnp.nan))
-        spike = base.decision(said, is_spike)
+        spike = decision(said, is_spike)
         taken = jnp.isfinite(size) & ~((state.seen >= warmup) & spike)
-        out, lane, inner_state = base.when(
-            taken,
-            lambda: base.advance(
-                inner, updates, gradient, state.inner_state, params, extra
-            ),
-            lambda: base.no_step(updates, state.inner_state),
+        out, lane, inner_state = advance_if(
+            taken, inner, updates, gradient, state.inner_state, params, extra
         )
         in_a_row = _in_a_row(state.skipped_count, ~taken)
         gave_up = in_a_row >= max_consecutive_skips
@@ -401,8 +394,8 @@ def dynamic_loss_scaling(
             given = {**extra, "grad": true} if "grad" in extra else extra
             return base.advance(inner, true, lane, state.inner_state, params, given)
 
-        out, lane, inner_state = base.when(
-            finite, step, lambda: base.no_step(updates, state.inner_state)
+        out, lane, inner_state = when(
+            finite, step, lambda: no_step(updates, state.inner_state)
         )
         in_a_row = _in_a_row(state.finite_count, finite)
         grows = in_a_row >= growth_interval
@@ -437,7 +430,7 @@ def loss_scale(state: OptState) -> jax.Array:
         >>> print(ox.loss_scale(t.init(jnp.zeros(1))))
         32768.0
     """
-    found = selection.states_in(state, DynamicLossScalingState)
+    found = states.states_in(state, DynamicLossScalingState)
     if len(found) != 1:
         raise ValueError(
             "`loss_scale` needs a state with one `dynamic_loss_scaling` in it, but there "

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _checks, _dtypes, base, numerics, selection
+from .. import _checks, _dtypes, base, numerics, selection, states
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 
 
@@ -231,7 +231,7 @@ def get_hyperparams(state: OptState) -> dict[str, jax.Array]:
         decay         0.90
         learning_rate 0.10
     """
-    return selection.shortest_names(_all_hyperparams("get_hyperparams", state))
+    return states.shortest_names(_all_hyperparams("get_hyperparams", state))
 
 
 def set_hyperparams(
@@ -293,7 +293,7 @@ def set_hyperparams(
                     scheduled[name] = jnp.full_like(old, jnp.nan)
         return node._replace(hyperparams=hyperparams, scheduled=scheduled)
 
-    return selection.map_states(renewed, state, InjectHyperparamsState)
+    return states.map_states(renewed, state, InjectHyperparamsState)
 
 
 def _scalar_like(value: Any, old: jax.Array, path: Any) -> jax.Array:
@@ -310,7 +310,7 @@ def _scalar_like(value: Any, old: jax.Array, path: Any) -> jax.Array:
 def _all_hyperparams(who: str, state: OptState) -> dict[selection.Path, jax.Array]:
     found = {
         (*path, name): value
-        for path, node in selection.states_in(state, InjectHyperparamsState).items()
+        for path, node in states.states_in(state, InjectHyperparamsState).items()
         for name, value in node.hyperparams.items()
     }
     if not found:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes, _reports, base, numerics, selection, tree
+from .. import _dtypes, _reports, base, numerics, states, tree
 from .._checks import Refusal
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise
@@ -191,10 +191,10 @@ def get_measures(state: OptState) -> dict[str, jax.Array]:
         >>> ox.get_measures(state)
         {'cosine': Array(nan, dtype=float32)}
     """
-    return selection.shortest_names(
+    return states.shortest_names(
         {
             (*path, name): value
-            for path, node in selection.states_in(state, MeasureState).items()
+            for path, node in states.states_in(state, MeasureState).items()
             for name, value in node.measures.items()
         }
     )

@@ -10,6 +10,7 @@ from .. import base, numerics
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise, slot_like
 from ..typing import CountOrSchedule, StorageDtype
+from .branching import decision, no_step, when
 
 
 class AccumulateState(NamedTuple):
@@ -116,8 +117,8 @@ def accumulate(
             given = {**extra, "grad": mean} if "grad" in extra else extra
             return base.advance(inner, mean, mean, state.inner_state, params, given)
 
-        out, lane, inner_state = base.when(
-            emitted, step, lambda: base.no_step(updates, state.inner_state)
+        out, lane, inner_state = when(
+            emitted, step, lambda: no_step(updates, state.inner_state)
         )
         new_state = AccumulateState(
             jnp.where(emitted, 0, gathered),
@@ -167,8 +168,8 @@ def _conditionally(
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, Any]:
         holds = condition(state.step, **(extra if forward else {}))
-        out, lane, inner_state = base.when(
-            base.decision(holds, condition),
+        out, lane, inner_state = when(
+            decision(holds, condition),
             lambda: base.advance(
                 inner, updates, gradient, state.inner_state, params, extra
             ),
@@ -261,7 +262,7 @@ def conditionally_mask(
         should_transform_fn,
         forward_extra_args,
         ConditionallyMaskState,
-        lambda updates, gradient, state: base.no_step(updates, state),
+        lambda updates, gradient, state: no_step(updates, state),
     )
 
 

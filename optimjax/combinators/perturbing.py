@@ -11,6 +11,7 @@ from .._checks import Refusal
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise, norm
 from ..typing import NonNegative
+from .branching import when
 
 
 class SamState(NamedTuple):
@@ -149,7 +150,7 @@ def sam(
             )
             return treedef.unflatten(ways), state.original, inner_state
 
-        out, original, inner_state = base.when(state.perturbed, back, away)
+        out, original, inner_state = when(state.perturbed, back, away)
         return out, out, SamState(~state.perturbed, original, inner_state)
 
     def advance(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import _dtypes, _reports, base, selection
+from .. import _dtypes, _reports, base, selection, states as inside
 from .._checks import Refusal
 from ..base import GradientTransformation, Mask, OptState, Params, Updates, transformation
 from ..selection import Path, by_path, listed, nested
@@ -81,7 +81,7 @@ def _evaluated(
     leaves, answered = by_path(params), False
     for label, state in states.items():
         paths = list(by_path(members[label]))
-        answer = base.evaluated(state, nested({p: leaves[p] for p in paths}))
+        answer = inside.evaluated(state, nested({p: leaves[p] for p in paths}))
         if answer is not None:
             answered = True
             leaves.update(by_path(answer))

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import numerics
-from ..base import GradientTransformation, Params, in_place_of, transformation
+from ..base import GradientTransformation, Params, transformation
+from ..states import in_place_of
 from ..tree import remembering, slot_of
 from ..typing import NonNegative
 
