@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import optimjax as ox
-from optimjax import selection, states
+from optimjax import selection
 
 PARAMS = {
     "encoder": [
@@ -267,29 +267,6 @@ def test_masks_of_weight_decay_and_trust_ratios_are_said_in_the_same_ways(mask):
         ).items()
         if u.any()
     } == chosen(mask)
-
-
-def test_states_are_found_and_replaced_wherever_they_are():
-    tx = ox.partition(
-        {"**/bias": ox.adam(0.1), "**": ox.masked(ox.chain(ox.adam(0.1)), "**")}
-    )
-    state = tx.init(PARAMS)
-    found = states.states_in(state, ox.ScaleByRmsState)
-    assert [selection.text(p) for p in found] == [
-        "inner_states/**/inner_state/adam/scale_by_rms",
-        "inner_states/**/bias/scale_by_rms",
-    ]
-    seen = []
-
-    def forget(path, s):
-        seen.append(path)
-        return s._replace(count=s.count + 7)
-
-    new = states.map_states(forget, state, ox.ScaleByRmsState)
-    assert seen == list(found)
-    counts = [s.count for s in states.states_in(new, ox.ScaleByRmsState).values()]
-    assert counts == [7, 7]
-    assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
 def test_two_leaves_of_one_path_are_refused():

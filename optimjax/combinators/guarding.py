@@ -23,14 +23,14 @@ def _all_finite(updates: Updates) -> jax.Array:
     return jnp.stack([jnp.ones((), bool), *leaves]).all()
 
 
-def _grown(count: jax.Array, when: jax.Array) -> jax.Array:
-    """`count`, one more where `when` holds."""
-    return jnp.where(when, numerics.increment(count), count)
+def _grown(count: jax.Array, more: jax.Array) -> jax.Array:
+    """`count`, and one more where `more` holds."""
+    return jnp.where(more, numerics.increment(count), count)
 
 
-def _in_a_row(count: jax.Array, when: jax.Array) -> jax.Array:
-    """How often `when` has held without a break; zero where it does not."""
-    return jnp.where(when, numerics.increment(count), 0)
+def _in_a_row(count: jax.Array, holds: jax.Array) -> jax.Array:
+    """How often `holds` has been true without a break; zero where it is not."""
+    return jnp.where(holds, numerics.increment(count), 0)
 
 
 class ApplyIfFiniteState(NamedTuple):
