@@ -42,3 +42,17 @@ assert_type(my_rule(0.5), ox.GradientTransformation)
 assert_type(my_smoother(decay=0.5), ox.GradientTransformation)
 if TYPE_CHECKING:
     my_rule("fast")  # pyright: ignore[reportArgumentType]  # To see that it is refused.
+
+# Combinators, and what is asked of their states.
+params = {"w": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+routed = ox.partition({"**/bias": ox.sgd(0.1), "**": ox.masked(ox.adam(1e-3), "w/*")})
+nested: ox.GradientTransformation = ox.accumulate(
+    ox.average_params(ox.apply_if_finite(routed, 5), 0.99), ox.every(2)
+)
+tunable: ox.GradientTransformation = ox.inject_hyperparams(ox.adam)(learning_rate=1e-3)
+tuned = ox.set_hyperparams(tunable.init(params), learning_rate=1e-4)
+rates: dict[str, jax.Array] = ox.get_hyperparams(tuned)
+measured = ox.measure(tunable, "learning_rate", largest=lambda g, u, p: ox.tree.max(u))
+told: dict[str, jax.Array] = ox.get_measures(measured.init(params))
+averaged = ox.eval_params(nested.init(params), params)
+rounded = ox.apply_updates(params, params, key=jax.random.key(0))
