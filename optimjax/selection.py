@@ -8,14 +8,16 @@ of weight decay; the labels of `partition`), the part is said in one of these wa
 - a function of the path and the leaf: `lambda path, leaf: leaf.ndim > 1`;
 - a function from the params to a tree of booleans (or of labels).
 
-A path is what one would write: `encoder/layers/0/kernel`, the keys, indices, and names
-of fields, joined by slashes. In a pattern, `*` stands for any text within one part of the
+A path is what one would write: a text such as `encoder/layers/0/kernel`, the keys, indices,
+and names of fields, joined by slashes (so that its last part is `path.split("/")[-1]`). A
+box around a single array, such as a `Param` of Flax NNX, adds nothing to it. In a pattern, `*` stands for any text within one part of the
 path, `?` for one letter, `[ab]` for one of these, and `**` for any number of parts, none
 included. A pattern with `!` before it leaves out what it matches. Several choose what any
 of them matches (everything, if all have `!`), but for what is left out. A pattern that
 matches nothing is refused, with the paths that there are.
 """
 
+import collections
 import functools
 import inspect
 import re
@@ -31,6 +33,7 @@ from ._checks import Refusal
 from .tree import broadcast_prefix
 
 Path = tuple[str, ...]  # The parts of a path, from the root to the leaf.
+_IN_A_BOX = jax.tree_util.GetAttrKey("value")
 
 
 def chosen_by(mask: Any, params: Any) -> Any:
@@ -142,7 +145,8 @@ def by_path(tree: Any) -> dict[Path, Any]:
         {('b', '0'): 2, ('b', '1'): None, ('w',): 1}
     """
     pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_dtypes.is_none)[0]
-    found = {path_of(path): leaf for path, leaf in pairs}
+    paths = _paths([keys for keys, _ in pairs])
+    found = {path: leaf for path, (_, leaf) in zip(paths, pairs, strict=True)}
     if len(found) < len(pairs):
         raise Refusal(ValueError, "got a tree with two leaves of one path.")
     return found
@@ -219,6 +223,21 @@ def listed(paths: Iterable[Path], most: int = 20) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _paths(leaves: list[Any]) -> list[Path]:
+    """The paths of leaves, given the keys to each of them."""
+    paths = [path_of(keys) for keys in leaves]
+    below = collections.Counter(path[:n] for path in paths for n in range(len(path)))
+
+    # NNX gives its optimizers boxes for `init`, and what is in them for `update`.
+    def boxed(keys: Any, path: Path) -> bool:
+        return keys[-1:] == (_IN_A_BOX,) and below[path[:-1]] == 1
+
+    return [
+        path[:-1] if boxed(keys, path) else path
+        for keys, path in zip(leaves, paths, strict=True)
+    ]
+
+
 def _all_strings(items: Sequence[Any]) -> bool:
     return all(isinstance(x, str) for x in items)
 
@@ -244,12 +263,14 @@ def _spread(choice: Any, params: Any, what: str) -> Any:
     if callable(choice) and jax.tree_util.all_leaves([choice]):
         if _takes_path(choice):
 
-            def say(path: Any, leaf: Any) -> Any:
+            def say(path: Path, leaf: Any) -> Any:
                 if not isinstance(leaf, float | complex) and not hasattr(leaf, "dtype"):
                     return False  # A function, in an Equinox module: nothing to train.
-                return choice(text(path_of(path)), leaf)
+                return choice(text(path), leaf)
 
-            return jax.tree_util.tree_map_with_path(say, params)
+            treedef = jax.tree.structure(params, is_leaf=_dtypes.is_none)
+            said = (None if x is None else say(p, x) for p, x in by_path(params).items())
+            return treedef.unflatten(said)
         choice = choice(params)
     return broadcast_prefix(choice, params, what)
 

@@ -276,6 +276,29 @@ def test_nnx_optimizer():
     assert_close(run(ox.adamw(0.1)), run(optax.adamw(0.1)), atol=OPTAX_ADAM)
 
 
+def test_nnx_optimizers_take_patterns_as_plain_params_do():
+    from flax import nnx
+
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    routed = ox.partition(
+        {
+            "**/bias": ox.masked(ox.sgd(1.0), lambda path, leaf: path == "bias"),
+            "kernel": ox.average_params(ox.sgd(0.5), start=1),
+        }
+    )
+    optimizer = nnx.Optimizer(model, ox.chain(routed, ox.scale(1.0)), wrt=nnx.Param)
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    grads = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
+    optimizer.update(model, grads)
+    params = nnx.state(model, nnx.Param)
+    after = nnx.to_pure_dict(params)
+    assert_close(after["bias"], before["bias"] - 1.0)
+    assert_close(after["kernel"], before["kernel"] - 0.5)
+    averaged = ox.eval_params(nnx.as_pure(optimizer.opt_state), nnx.as_pure(params))
+    assert_close(nnx.to_pure_dict(averaged), after)
+    nnx.update(model, averaged)
+
+
 def test_flax_msgpack_restores_bit_for_bit():
     from flax import serialization
 

@@ -199,6 +199,36 @@ def test_paths_are_what_one_would_write():
     assert chosen("3/**/b", tree) == {"3/a/b"}  # As Haiku names its modules.
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class Box:
+    """A node that holds one child by the name of `value`, as variables of NNX do."""
+
+    def __init__(self, value, **others):
+        self.children = {"value": value, **others}
+
+    def tree_flatten_with_keys(self):
+        named = self.children.items()
+        return [(jax.tree_util.GetAttrKey(k), x) for k, x in named], tuple(self.children)
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(**dict(zip(aux, children, strict=True)))
+
+
+def test_a_box_around_one_array_adds_nothing_to_its_path():
+    tree = {
+        "box": Box(jnp.ones(1)),
+        "dict": {"value": jnp.ones(1)},
+        "two": Box(jnp.ones(1), query=None),
+        "deep": Box(jnp.ones(1), query={"w": jnp.ones(1)}),
+    }
+    paths = {"box", "dict/value", "two/value", "deep/value", "deep/query/w"}
+    assert chosen("**", tree) == paths
+    assert chosen(lambda path, leaf: path == "box", tree) == {"box"}
+    assert chosen("box", tree) == {"box"}
+    assert set(selection.by_path(Box(1.0))) == {()}
+
+
 def test_a_tree_goes_by_its_paths_and_comes_back():
     tree = {"a": {"b": 1.0, "c": None}, "d": 2.0}
     assert selection.nested(selection.by_path(tree)) == tree
