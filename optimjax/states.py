@@ -78,6 +78,25 @@ def shortest_names(values: dict[Path, Any]) -> dict[str, Any]:
     }
 
 
+def averages(state: OptState) -> list[tuple[Any, Any]]:
+    """The states that may keep an average, by key path; none inside of another.
+
+    Args:
+        state: The state of any transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> len(ox.states.averages(ox.average_params(ox.sgd(0.1)).init(jnp.zeros(2))))
+        1
+    """
+
+    def answers(node: Any) -> bool:
+        return hasattr(type(node), "eval_params")
+
+    pairs = jax.tree.leaves_with_path(state, is_leaf=answers)
+    return [(path, node) for path, node in pairs if answers(node)]
+
+
 def evaluated(state: OptState, params: Params) -> Params | None:
     """What the averages in `state` answer for `params`; None if there is none.
 
@@ -98,12 +117,9 @@ def evaluated(state: OptState, params: Params) -> Params | None:
         None
     """
 
-    def answers(node: Any) -> bool:
-        return hasattr(type(node), "eval_params")
-
     found = None
-    for path, node in jax.tree.leaves_with_path(state, is_leaf=answers):
-        answer = node.eval_params(params) if answers(node) else None
+    for path, node in averages(state):
+        answer = node.eval_params(params)
         if answer is None:
             continue
         if found is not None:

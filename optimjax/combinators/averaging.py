@@ -44,7 +44,8 @@ def eval_params(state: OptState, params: Params) -> Params:
         are donated, copy what has to outlive them.
 
     Raises:
-        ValueError: If there are two averages, neither inside of the other, by their paths.
+        ValueError: If there are two averages, neither inside of the other, by their paths;
+            if state and params have changed places.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -57,6 +58,11 @@ def eval_params(state: OptState, params: Params) -> Params:
         [2.] [3.]
     """
     answer = states.evaluated(state, params)
+    if answer is None and states.averages(params):
+        raise ValueError(
+            "`eval_params(state, params)` got the params for the state, and the state for "
+            "the params."
+        )
     return params if answer is None else answer
 
 

@@ -231,6 +231,17 @@ def test_of_two_averages_side_by_side_neither_is_taken():
         ox.eval_params(tx.init(PARAMS), PARAMS)
 
 
+def test_state_and_params_that_have_changed_places_are_refused():
+    for tx in (
+        ox.average_params(ox.sgd(0.1)),
+        ox.masked(ox.average_params(ox.sgd(0.1)), "w"),
+        ox.chain(ox.clip(1.0), ox.average_params(ox.sgd(0.1))),
+    ):
+        params = {"w": jnp.ones(2), "b": jnp.ones(1)}
+        with pytest.raises(ValueError, match="got the params for the state"):
+            ox.eval_params(params, tx.init(params))
+
+
 def test_the_average_of_asgd_answers():
     path, got, state = run(ox.asgd(0.1, t0=0.0))
     np.testing.assert_array_equal(got[-1], state.average)
