@@ -9,12 +9,13 @@ of weight decay; the labels of `partition`), the part is said in one of these wa
 - a function from the params to a tree of booleans (or of labels).
 
 A path is what one would write: a text such as `encoder/layers/0/kernel`, the keys, indices,
-and names of fields, joined by slashes (so that its last part is `path.split("/")[-1]`). A
-box around a single array, such as a `Param` of Flax NNX, adds nothing to it. In a pattern, `*` stands for any text within one part of the
-path, `?` for one letter, `[ab]` for one of these, and `**` for any number of parts, none
-included. A pattern with `!` before it leaves out what it matches. Several choose what any
-of them matches (everything, if all have `!`), but for what is left out. A pattern that
-matches nothing is refused, with the paths that there are.
+and names of fields, joined by slashes, so that its last part is `path.split("/")[-1]`. A
+box around a single array, such as a `Param` of Flax NNX, adds nothing to it. In a pattern,
+`*` stands for any text within one part of the path, `?` for one letter, `[ab]` for one of
+these, and `**` for any number of parts, none included. A pattern with `!` before it leaves
+out what it matches. Several choose what any of them matches (everything, if all have `!`),
+but for what is left out. A pattern that matches nothing is refused, with the paths that
+there are.
 """
 
 import collections
@@ -313,10 +314,9 @@ def _check_matches(patterns: Sequence[str], paths: list[Path]) -> None:
     for pattern in patterns if names else ():
         if any(map(_regex(pattern).fullmatch, names)):
             continue
-        below = f"{pattern}/**"
-        hint = (
-            f" Did you mean {below!r}?" if any(map(_regex(below).fullmatch, names)) else ""
-        )
+        wider = (f"{pattern}/**", f"**/{pattern}", f"**/{pattern}/**")
+        meant = next((p for p in wider if any(map(_regex(p).fullmatch, names))), None)
+        hint = f" Did you mean {meant!r}?" if meant else ""
         raise Refusal(
             ValueError,
             f"got the pattern {pattern!r}, which matches no parameter. There are: "

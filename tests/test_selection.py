@@ -110,6 +110,10 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is():
     assert str(error.value) == message
     with pytest.raises(ValueError, match=r"'!?gain', which matches .* norm/scale\.$"):
         selection.chosen_by(["!gain"], PARAMS)
+    for pattern, meant in (("kernel", "**/kernel"), ("[0-1]", "**/[0-1]/**")):
+        with pytest.raises(ValueError) as error:
+            selection.chosen_by(pattern, PARAMS)
+        assert str(error.value).endswith(f"norm/scale. Did you mean {meant!r}?")
     # `bia/**` matches nothing either, though it begins as `bias` does.
     with pytest.raises(ValueError, match=r"norm/scale\.$"):
         selection.chosen_by("bia", PARAMS)

@@ -111,9 +111,10 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     Args:
         inner: Any transformation.
         mask: Which leaves it has: a tree of booleans or a prefix of one, a pattern of paths
-            such as `"**/bias"` or a list of them, a function of path and leaf, or of the
-            params to a tree of booleans (see `optimjax.selection`). It is asked once, by
-            `init`. `False` by itself chooses nothing.
+            such as `"**/bias"` or a list of them, a function of path (a text,
+            `"encoder/0/bias"`) and leaf, or of the params to a tree of booleans (see
+            `optimjax.selection`). It is asked once, by `init`. `False` by itself chooses
+            nothing.
 
     Returns:
         A `GradientTransformation` with a `MaskedState`.
@@ -223,8 +224,9 @@ def partition(
     Args:
         transforms: From label to transformation.
         param_labels: The label of each parameter: a tree of labels or a prefix of one, a
-            function of path and leaf to a label, or of the params to a tree of labels (see
-            `optimjax.selection`). It is asked once, by `init`.
+            function of path (a text, `"encoder/0/bias"`) and leaf to a label, or of the
+            params to a tree of labels (see `optimjax.selection`). It is asked once, by
+            `init`.
 
     Returns:
         A `GradientTransformation` with a `PartitionState`.
@@ -269,7 +271,9 @@ def partition(
             labels = selection.first_match(list(inners), params)
         else:
             labels = selection.labelled_by(param_labels, params)
-        parts = _parts(leaves, {p: str(label) for p, label in labels.items()}, inners)
+        hint = " The first pattern that matches counts." if by_pattern else ""
+        by_label = {path: str(label) for path, label in labels.items()}
+        parts = _parts(leaves, by_label, inners, hint)
         states = {
             label: inner.init(nested({path: leaves[path] for path in parts[label]}))
             for label, inner in inners.items()
@@ -311,7 +315,7 @@ def partition(
 
 
 def _parts(
-    leaves: dict[Path, Any], labels: dict[Path, str], inners: Mapping[str, Any]
+    leaves: dict[Path, Any], labels: dict[Path, str], inners: Mapping[str, Any], hint: str
 ) -> dict[str, list[Path]]:
     """The leaves of each label, all of which are there and have some."""
     parts: dict[str, list[Path]] = {label: [] for label in inners}
@@ -340,6 +344,6 @@ def _parts(
             ValueError,
             f"has no parameter for {empty}. The labels are: "
             + "; ".join(f"{k!r}: {listed(v, 5)}" for k, v in parts.items() if v)
-            + ".",
+            + f".{hint}",
         )
     return parts

@@ -404,7 +404,7 @@ PLAIN = {"encoder": {"w": jnp.ones(2)}, "bias": jnp.ones(1)}
         (
             lambda: ox.partition({"**": ADAM(), "bias": ox.sgd(1.0)}),
             "`partition` has no parameter for ['bias']. The labels are: '**': bias, "
-            "encoder/w.",
+            "encoder/w. The first pattern that matches counts.",
         ),
         (
             lambda: ox.partition({"**": ADAM(), "head/*": ox.sgd(1.0)}),
