@@ -203,7 +203,8 @@ def _checked_call(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for argument in kwargs:
         if argument not in known and not open_ended:
-            like = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
+            alike = [k for k in known if k[0] == argument[0]]  # `betas` is not `eps`.
+            like = difflib.get_close_matches(argument, alike, n=1, cutoff=0.5)
             hint = f" Did you mean `{like[0]}`?" if like else ""
             raise TypeError(
                 f"`{name}` has no argument `{argument}`; it takes `{_plainly(signature)}`."

@@ -370,7 +370,8 @@ def needs_extra(argument: str, extra: dict[str, Any]) -> Any:
         raise _checks.Refusal(
             TypeError,
             f"needs the argument `{argument}`: call `update(updates, state, params, "
-            f"{argument}=...)`.",
+            f"{argument}=...)`. (Wrappers of Optax hand it on only to what is an "
+            "`optax.GradientTransformationExtraArgs(*transformation)`.)",
         )
     return extra[argument]
 

@@ -162,6 +162,12 @@ def test_other_kinds_are_type_errors_that_say_what_was_wanted(call, words):
         call()
 
 
+def test_no_other_argument_is_suggested_than_one_that_begins_alike():
+    with raises(TypeError, "no argument `betas`") as error:
+        ox.adam(1e-3, betas=(0.9, 0.999))
+    assert "Did you mean" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -237,6 +237,15 @@ def test_a_foreign_state_keeps_its_dtypes_in_mixed_precision():
     assert all(u.dtype == jnp.bfloat16 for u in jax.tree.leaves(updates))
 
 
+def test_where_optax_keeps_an_argument_for_itself_the_error_says_how_to_get_it():
+    grads = jnp.ones(3)
+    plain = optax.chain(ox.polyak_sgd())
+    with pytest.raises(TypeError, match=r"`optax\.GradientTransformationExtraArgs\(\*"):
+        plain.update(grads, plain.init(grads), grads, value=1.0)
+    told = optax.chain(optax.GradientTransformationExtraArgs(*ox.polyak_sgd()))
+    told.update(grads, told.init(grads), grads, value=1.0)
+
+
 def test_flax_train_state():
     from flax.training.train_state import TrainState
 
