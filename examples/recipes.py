@@ -99,7 +99,8 @@ def train(optimizer, params=None, state=None, steps=100, begin=0):
 def different_rates_per_layer():
     optimizer = ox.partition({"head/*": ox.adam(1e-2), "**": ox.adam(1e-3)})
     params, state = train(optimizer)
-    there = ", ".join(f"{k}: {len(jax.tree.leaves(v))}" for k, v in state[0].items())
+    sizes = {k: len(jax.tree.leaves(v)) for k, v in state.inner_states.items()}
+    there = ", ".join(f"{k}: {size}" for k, size in sizes.items())
     return f"accuracy {accuracy(params):.3f}; arrays of state for {there}"
 
 
@@ -194,8 +195,8 @@ def resume_from_a_checkpoint():
 
 @recipe
 def leave_out_bad_steps():
-    guarded = ox.apply_if_finite(ox.adam(1e-2), max_consecutive_errors=5)
-    optimizer = ox.skip_spikes(guarded, ox.beyond_quantile(0.9, 5.0))
+    guarded = ox.skip_spikes(ox.adam(1e-2), ox.beyond_quantile(0.9, 5.0))
+    optimizer = ox.apply_if_finite(guarded, max_consecutive_errors=5)
     params = network()
     state = optimizer.init(params)
 
@@ -208,7 +209,10 @@ def leave_out_bad_steps():
     for i in range(100):  # Every 30th gradient is a thousand times too long, or NaN.
         factor = {29: 1e3, 59: jnp.nan, 89: jnp.inf}.get(i, 1.0)
         params, state = step(params, state, factor, i)
-    return f"accuracy {accuracy(params):.3f}; left out: {state.total_skipped} of 100"
+        if state.gave_up:
+            raise FloatingPointError("five gradients in a row were not finite")
+    bad, spikes = state.total_notfinite, state.inner_state.total_skipped
+    return f"accuracy {accuracy(params):.3f}; left out: {bad} not finite, {spikes} too long"
 
 
 @recipe
