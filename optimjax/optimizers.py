@@ -317,9 +317,8 @@ def adamw(
         ValueError: If an argument lies outside of its range.
 
     Example:
-        >>> import jax, optimjax as ox
-        >>> matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        >>> optimizer = ox.adamw(3e-4, weight_decay=0.1, mask=matrices)
+        >>> import optimjax as ox
+        >>> optimizer = ox.adamw(3e-4, weight_decay=0.1, mask=["!**/bias", "!**/norm/*"])
 
     References:
         I. Loshchilov and F. Hutter, [Decoupled weight decay

@@ -74,8 +74,10 @@ def add_decayed_weights(
 
     Args:
         weight_decay: $\lambda$: a number, a traced scalar, or a schedule.
-        mask: Which parameters decay: a tree of booleans with the structure of the
-            params, or a prefix of it, or a function from the params to one. `None`: all.
+        mask: Which parameters decay: patterns of their paths, `["!**/bias", "!**/norm/*"]`;
+            a function of path (a text) and leaf, `lambda path, leaf: leaf.ndim > 1`; a tree
+            of booleans like the params, or a prefix of one; or a function from the params
+            to such a tree (see `optimjax.selection`). `None`: all.
 
     Returns:
         A `GradientTransformation` with an `AddDecayedWeightsState`. It needs the params,

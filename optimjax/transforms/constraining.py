@@ -33,7 +33,9 @@ def project(projection: Callable[[Params], Params]) -> GradientTransformation:
     Args:
         projection: $P$, a function from params to params, such as those of
             `optimjax.projections`. It is given $p + u$ in float32 at least, and `None`
-            where there are no updates.
+            where there are no updates. One with arguments is given by
+            `lambda p: projection_box(p, 0.0, 1.0)`; for some of the leaves, put `project`
+            inside of `masked` or `partition`.
 
     Returns:
         A `GradientTransformation` with an `EmptyState`. It needs the params.
