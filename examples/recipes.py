@@ -11,6 +11,7 @@ scikit-learn ships.
 """
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
@@ -78,18 +79,18 @@ def train(optimizer, params=None, state=None, steps=100, begin=0):
     """A hundred steps, compiled as one loop; returns the params and the state."""
     params = network() if params is None else params
     state = optimizer.init(params) if state is None else state
+    return run(optimizer, params, state, begin, begin + steps)
 
-    @jax.jit
-    def run(params, state):
-        def step(i, carry):
-            params, state = carry
-            grads = jax.grad(loss)(params, batch_at(i))
-            updates, state = optimizer.update(grads, state, params)
-            return ox.apply_updates(params, updates), state
 
-        return jax.lax.fori_loop(begin, begin + steps, step, (params, state))
+@functools.partial(jax.jit, static_argnums=0)
+def run(optimizer, params, state, begin, end):
+    def step(i, carry):
+        params, state = carry
+        grads = jax.grad(loss)(params, batch_at(i))
+        updates, state = optimizer.update(grads, state, params)
+        return ox.apply_updates(params, updates), state
 
-    return run(params, state)
+    return jax.lax.fori_loop(begin, end, step, (params, state))
 
 
 # The recipes.
@@ -236,6 +237,63 @@ def train_in_float16():
         params, state = step(params, state, i)
     left_out, scale = int(state.total_notfinite), float(state.scale)
     return f"accuracy {accuracy(params):.3f}; {left_out} steps left out, scale {scale:.0f}"
+
+
+@recipe
+def train_in_bfloat16():
+    start = ox.tree.cast(network(), jnp.bfloat16)
+    plain, _ = train(ox.adam(1e-3), start)
+    exact, _ = train(ox.master_weights(ox.adam(1e-3)), start)
+    summed, _ = train(ox.kahan_summation(ox.adam(1e-3)), start)
+    told = [f"{float(loss(p, test_set)):.3f}" for p in (plain, exact, summed)]
+    return "loss {}; {} with master weights, {} with Kahan's sum".format(*told)
+
+
+@recipe
+def look_for_flat_minima():
+    optimizer = ox.sam(ox.adam(1e-2), rho=0.05)
+    params = network()
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, i):
+        def grad_fn(p):
+            return jax.grad(loss)(p, batch_at(i))
+
+        grads = grad_fn(params)
+        updates, state = optimizer.update(grads, state, params, grad_fn=grad_fn)
+        return ox.apply_updates(params, updates), state
+
+    for i in range(100):
+        params, state = step(params, state, i)
+    return f"accuracy {accuracy(params):.3f}"
+
+
+@recipe
+def train_with_privacy():
+    optimizer = ox.adam(1e-2)
+    params = network()
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, i):
+        one = jax.tree.map(lambda x: x[:, None], batch_at(i))  # Batches of one example.
+        grads = jax.vmap(jax.grad(loss), (None, 0))(params, one)
+        noisy = ox.private_gradients(grads, 1.0, 0.5, jax.random.key(i))
+        updates, state = optimizer.update(noisy, state, params)
+        return ox.apply_updates(params, updates), state
+
+    for i in range(100):
+        params, state = step(params, state, i)
+    return f"accuracy {accuracy(params):.3f} with gradients clipped to 1 and noise of 0.5"
+
+
+@recipe
+def constrain_one_layer():
+    shares = ox.project(ox.projections.projection_non_negative)
+    optimizer = ox.chain(ox.adam(1e-2), ox.masked(shares, "head/kernel"))
+    params, _ = train(optimizer)
+    return f"accuracy {accuracy(params):.3f}, least {params['head']['kernel'].min():.1f}"
 
 
 @recipe

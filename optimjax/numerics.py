@@ -236,7 +236,14 @@ def at_step(hyperparameter: Any, count: jax.Array) -> Any:
     """The value in force: that of a schedule at `count`, or the number itself."""
     if not callable(hyperparameter):
         return hyperparameter
-    value: Any = hyperparameter(count)
+    try:
+        value: Any = hyperparameter(count)
+    except jax.errors.TracerBoolConversionError:
+        raise _checks.Refusal(
+            TypeError,
+            f"cannot compile the schedule {hyperparameter!r}: it decides by an `if` of "
+            "Python about a step that is traced. Say it with `jnp.where`.",
+        ) from None
     if jax.tree.structure(value) != jax.tree.structure(0) or jnp.shape(value) != ():
         raise _checks.Refusal(
             TypeError,

@@ -61,21 +61,28 @@ def map_states(function: Callable[..., Any], state: Any, kind: type) -> Any:
 
 
 def shortest_names(values: dict[Path, Any]) -> dict[str, Any]:
-    """`values` by the last parts of their paths, or by the whole where these are alike.
+    """`values` by the last part of their paths, or as many parts as tell them apart.
 
     Args:
         values: Anything, by paths.
 
     Example:
         >>> import optimjax as ox
-        >>> ox.states.shortest_names({("a", "x"): 1, ("b", "x"): 2, ("b", "y"): 3})
+        >>> paths = {("s", "a", "x"): 1, ("s", "b", "x"): 2, ("s", "b", "y"): 3}
+        >>> ox.states.shortest_names(paths)
         {'a/x': 1, 'b/x': 2, 'y': 3}
     """
-    last = [path[-1] for path in values]
-    return {
-        path[-1] if last.count(path[-1]) == 1 else text(path): value
-        for path, value in values.items()
-    }
+
+    def shortest(path: Path) -> str:
+        ends = (path[n:] for n in range(len(path) - 1, -1, -1))
+        alone = (e for e in ends if [e] == [p[-len(e) :] for p in values if _ends(p, e)])
+        return text(next(alone, path))
+
+    return {shortest(path): value for path, value in values.items()}
+
+
+def _ends(path: Path, end: Path) -> bool:
+    return path[-len(end) :] == end
 
 
 def averages(state: OptState) -> list[tuple[Any, Any]]:
@@ -116,7 +123,6 @@ def evaluated(state: OptState, params: Params) -> Params | None:
         >>> print(ox.states.evaluated(ox.adam(0.1).init(jnp.zeros(2)), jnp.zeros(2)))
         None
     """
-
     found = None
     for path, node in averages(state):
         answer = node.eval_params(params)

@@ -114,7 +114,7 @@ def _signature(tree: Any) -> Any:
     """All that `jit` looks at: the structure, and each leaf's shape, dtype, weakness."""
     leaves, treedef = jax.tree.flatten(tree)
     return treedef, [
-        (jnp.shape(x), _dtypes.dtype_of(x), getattr(x, "weak_type", False)) for x in leaves
+        (np.shape(x), _dtypes.dtype_of(x), getattr(x, "weak_type", False)) for x in leaves
     ]
 
 
@@ -196,8 +196,10 @@ def dtypes_hold_whatever_the_precisions(tx: Any, params: Any, **extra: Any) -> N
     half, single = jnp.bfloat16, jnp.float32
     for p_dtype, g_dtype in ((half, single), (single, half), (half, half), (half, "f2")):
         p, g = cast(params, p_dtype), cast(gradients_like(params), g_dtype)
-        state = tx.init(p)
-        updates, new_state = tx.update(g, state, p, **extra)
+        state = jax.eval_shape(tx.init, p)
+        updates, new_state = jax.eval_shape(
+            lambda g, s, p: tx.update(g, s, p, **extra), g, state, p
+        )
         where = f"with {jnp.dtype(p_dtype)} params and {jnp.dtype(g_dtype)} gradients"
         _same_signature(new_state, state, f"the state {where}")
         _same_signature(updates, _promised(g, p), f"updates {where}")

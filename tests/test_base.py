@@ -656,3 +656,12 @@ def test_numpy_params_in_double_precision_are_taken_in_single():
         tx = make(0.1)
         u, _ = tx.update(jnp.ones(3), tx.init(p), p)
         assert u.dtype == jnp.float32
+
+
+def test_a_schedule_with_an_if_of_python_is_named():
+    def rate(step):
+        return 0.1 if step < 3 else 0.01
+
+    tx = ox.sgd(rate)
+    with raises(TypeError, "cannot compile the schedule", "rate", "jnp.where"):
+        tx.update(PARAMS, tx.init(PARAMS))

@@ -50,6 +50,7 @@ def test_every_recipe_shows_what_it_is_for():
     assert "stopped: True" in out
     assert "left out: 2 not finite, 1 too long" in out
     assert "1e-02 is best" in out
+    assert "least 0.0" in out
     before, after = re.findall(r"(\d\.\d+) at (?:a rate of )?0\.\d+", out)
     assert float(after) < float(before) - 0.1
 

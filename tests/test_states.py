@@ -39,5 +39,7 @@ def test_states_inside_of_states_of_the_same_kind_are_found_too():
 
 
 def test_names_are_as_short_as_they_may_be():
+    inner = {("s", "a", "t", "rate"): 1, ("s", "b", "t", "rate"): 2, ("rate",): 3}
+    assert states.shortest_names(inner) == {"a/t/rate": 1, "b/t/rate": 2, "rate": 3}
     values = {("a", "rate"): 1, ("b", "rate"): 2, ("b", "decay"): 3}
     assert states.shortest_names(values) == {"a/rate": 1, "b/rate": 2, "decay": 3}

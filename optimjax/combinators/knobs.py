@@ -216,8 +216,8 @@ def get_hyperparams(state: OptState) -> dict[str, jax.Array]:
         state: The state of an optimizer with `inject_hyperparams` anywhere in it.
 
     Returns:
-        A dict from name to value. Where there are several of a name, their names are
-        paths: `inner_states/head/adam/learning_rate`.
+        A dict from name to value. Where there are several of a name, as much of their
+        paths is in it as tells them apart: `head/learning_rate`.
 
     Raises:
         ValueError: If there are none.
@@ -245,7 +245,8 @@ def set_hyperparams(
             their paths, such as `"**/head/**/b1"` (see `optimjax.selection`), where some of
             a name shall be set and others not.
         **by_name: New values by name: numbers, or scalars, traced ones included. `None`
-            gives a hyperparameter back to its schedule.
+            gives a hyperparameter back to its schedule. They are taken on trust: the ranges
+            of the factory's arguments are not in the state.
 
     Returns:
         A new state of the same structure, shapes and dtypes, for the same compiled step.
@@ -265,7 +266,7 @@ def set_hyperparams(
     wanted: dict[Any, Any] = {}
     for name, value in {**by_name, **(by_path or {})}.items():
         # A name itself goes before what it means as a pattern: labels may be patterns.
-        named = [p for p in there if name in (p[-1], selection.text(p))]
+        named = [p for p in there if f"/{selection.text(p)}".endswith(f"/{name}")]
         chosen = named or [p for p in there if selection.matches(name, p)]
         if not chosen:
             raise ValueError(

@@ -183,7 +183,7 @@ def get_measures(state: OptState) -> dict[str, jax.Array]:
 
     Returns:
         A dict from name to scalar, empty if there is no `measure`. Where there are several
-        of a name, their names are paths.
+        of a name, as much of their paths is in it as tells them apart.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox

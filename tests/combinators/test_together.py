@@ -1,7 +1,5 @@
 """Combinators in one another, in any order and any depth, around anything."""
 
-import itertools
-
 import catalogue
 import jax
 import jax.numpy as jnp
@@ -128,7 +126,7 @@ def test_every_pair_that_does_nothing_does_nothing_to_adam(outer):
         pairs = {n: NEUTRAL[outer](wrap(plain)) for n, wrap in NEUTRAL.items()}
         return {name: run(tx, params) for name, tx in pairs.items()}, run(plain, params)
 
-    got, want = all_of_them(PARAMS)
+    got, want = all_of_them({"w": PARAMS["w"]})
     for name, params in got.items():
         check_close(params, want, name)
 
@@ -145,8 +143,11 @@ def test_all_of_them_around_anything_change_nothing(case):
 
 @pytest.mark.parametrize("case", catalogue.ONE_EACH, ids=str)
 def test_each_of_them_around_anything_keeps_its_types(case):
-    for wrap, precision in zip(AT_WORK.values(), itertools.cycle(PRECISIONS), strict=False):
-        check_by_tracing(wrap(case()), case.extra, [precision])
+    # Each second combinator, and with the next entry the others.
+    turn = catalogue.ONE_EACH.index(case)
+    for i, wrap in enumerate(AT_WORK.values()):
+        if (i + turn) % 2 == 0:
+            check_by_tracing(wrap(case()), case.extra, [PRECISIONS[i // 2 % 2]])
 
 
 nestings = st.lists(st.sampled_from(sorted(AT_WORK)), min_size=3, max_size=6)
