@@ -103,7 +103,7 @@ class _Update:
         self.expression = expression
         self.reads = reads  # The extra arguments it has a use for; None: perhaps any.
         self.stateless = stateless
-        self.composed = composed  # Whether it may hold a stage that reads `grad`.
+        self.composed = composed  # Whether it holds a stage that reads `grad`.
         self.__name__ = self.__qualname__ = f"{name}.update"
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ class _Update:
             wide, dtypes = _dtypes.widen(updates, params)
             lane = wide if gradient is None else _dtypes.widen(gradient, params)[0]
         # A stage by itself, perhaps in a chain of Optax's, does not know the gradient.
-        if self.composed and self.reads is not None and "grad" in self.reads:
+        if self.composed:
             extra = {"grad": wide, **extra}
         with _reports.listening(None):  # Foreign code may call from another trace.
             wide, _, state = self.advance(wide, lane, state, params, extra)
@@ -287,7 +287,7 @@ def _member(
             advance = _in_name_of(name, update.advance, state)
             reads, own = _reads_of(update.stages), update.reads
             reads = None if reads is None or own is None else reads | own
-            stateless, composed = False, True
+            stateless, composed = False, any(map(_reads_grad, update.stages))
         else:
             advance, reads = _rule(update, name, state, smooths), _keywords(update)
             init = _checked_init(init, name, state, real)
@@ -431,6 +431,14 @@ def _reads_of(stages: tuple[GradientTransformation, ...]) -> frozenset[str] | No
             return None
         names |= reads
     return names
+
+
+def _reads_grad(stage: GradientTransformation) -> bool:
+    """Whether it reads the extra argument `grad`, or holds a stage that does."""
+    update = stage.update
+    if isinstance(update, _Update):
+        return update.composed or "grad" in (update.reads or ())
+    return "grad" in inspect.signature(update).parameters
 
 
 def _takes_any(update: Callable[..., Any]) -> bool:

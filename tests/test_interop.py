@@ -206,6 +206,16 @@ def test_extra_arguments_reach_a_foreign_stage_that_takes_them():
     assert seen == [(3.0, False), (3.0, True)]
 
 
+@pytest.mark.parametrize("wrap", [lambda tx: tx, lambda tx: ox.accumulate(tx, 1)])
+def test_the_gradient_of_the_call_is_known_beside_a_foreign_stage(wrap):
+    # Chains of Optax take any extra argument.
+    tx = wrap(ox.chain(optax.sgd(1.0, momentum=0.9), ox.cautious(rescale=False)))
+    state = tx.init(jnp.zeros(2))
+    for g in ([1.0, 1.0], [1.0, -0.5]):
+        updates, state = tx.update(jnp.array(g), state)
+    np.testing.assert_allclose(updates, [-1.9, 0.0])
+
+
 def test_line_searches_of_optax_run_in_our_chain():
     def loss(x):
         return jnp.sum((x - 3.0) ** 2)
