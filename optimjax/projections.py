@@ -375,9 +375,9 @@ def projection_l1_ball(tree: Any, scale: Threshold = 1) -> Any:
 def _onto_l2_sphere(xs: list[jax.Array], *, scale: jax.Array) -> list[jax.Array]:
     unit = _unit(xs)
     norm = _norm(xs, unit)
-    factor = numerics.divide(scale / unit, norm)
+    factor = numerics.divide(scale, norm)
     alike = scale / math.sqrt(max(1, sum(x.size for x in xs)))
-    return [jnp.where(norm == 0, alike, x * factor) for x in xs]
+    return [jnp.where(norm == 0, alike, numerics.over(x, unit) * factor) for x in xs]
 
 
 @checked
@@ -409,8 +409,12 @@ def projection_l2_sphere(tree: Any, scale: NonNegative = 1) -> Any:
 
 def _onto_l2_ball(xs: list[jax.Array], *, scale: jax.Array) -> list[jax.Array]:
     unit = _unit(xs)
-    factor = numerics.down_to(_norm(xs, unit), scale / unit)
-    return [x * factor for x in xs]
+    norm = _norm(xs, unit)
+    inside = norm <= scale / unit
+    # Not by `scale / unit`, which vanishes for numbers near the largest. Inside, `scale`
+    # may be infinite, which derivatives must not see.
+    factor = jnp.where(inside, 0, scale) / jnp.where(inside, 1, norm)
+    return [jnp.where(inside, x, numerics.over(x, unit) * factor) for x in xs]
 
 
 @checked
@@ -440,7 +444,10 @@ def projection_l2_ball(tree: Any, scale: Threshold = 1) -> Any:
 def _onto_linf_ball(xs: list[jax.Array], *, scale: jax.Array) -> list[jax.Array]:
     def held(x: jax.Array) -> jax.Array:
         if jnp.iscomplexobj(x):
-            return x * numerics.down_to(numerics.modulus(x), scale)
+            size = numerics.modulus(x)
+            inside = size <= scale
+            phase = numerics.over(x, jnp.where(inside, 1, size))
+            return jnp.where(inside, x, phase * jnp.where(inside, 0, scale))
         return jnp.where(x < -scale, -scale, jnp.where(x > scale, scale, x))
 
     return [held(x) for x in xs]

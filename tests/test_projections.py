@@ -257,6 +257,16 @@ def test_norms_neither_overflow_nor_underflow(size):
     np.testing.assert_allclose([onto["a"][0], onto["b"][0]], [2, 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_numbers_near_the_largest_are_brought_to_small_radii(dtype):
+    # One over 3e38 is less than the smallest normal number.
+    x = jnp.array([3e38, -3e38, 1.0], dtype)
+    root = 0.5**0.5
+    for f in (pr.projection_l2_sphere, pr.projection_l2_ball):
+        np.testing.assert_allclose(f(x), [root, -root, 0], rtol=1e-6, atol=1e-37)
+    np.testing.assert_allclose(pr.projection_linf_ball(x), [1, -1, 1], rtol=1e-6)
+
+
 def test_float16_norms_do_not_overflow():
     # 300^2 is more than float16 holds.
     got = pr.projection_l2_ball(jnp.full(4, 300.0, jnp.float16), 60.0)
