@@ -85,7 +85,9 @@ def microbatched(
             return grad_fn(params, *jax.tree.map(of, parts), **kwargs)
 
         def add(total: Any, i: jax.Array) -> tuple[Any, None]:
-            return jax.tree.map(lambda s, x: s + x.astype(s.dtype), total, part(i)), None
+            return jax.tree.map(
+                lambda s, x: s + _dtypes.cast(x, s.dtype), total, part(i)
+            ), None
 
         steps = jnp.arange(microbatches)
         shapes = jax.eval_shape(part, steps[0])

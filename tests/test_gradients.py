@@ -62,6 +62,15 @@ def test_sums_of_integers_stay_integers():
     assert mean["n"].dtype == jnp.float32
 
 
+def test_auxiliary_output_may_be_python_numbers():
+    def loss(w, x):
+        return jnp.mean((w - x) ** 2), {"count": len(x), "weight": 0.5}
+
+    in_parts = ox.microbatched(jax.value_and_grad(loss, has_aux=True), 2, reduce="sum")
+    (_, aux), _ = in_parts(1.0, jnp.arange(4.0))
+    assert (aux["count"], aux["weight"]) == (4, 1.0)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_low_precision_is_added_up_in_float32(dtype):
     # One after the other in bfloat16, 512 ones come to 256; in float16, 2^17 are too many.
