@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
+
+import optimjax as ox
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -69,6 +72,26 @@ def test_the_quick_start_and_the_sweep_of_the_readme_run():
         exec(sweep, names)
     assert abs(names["params"]["w"] - 3.0).max() < 0.05
     assert names["losses"][4] < 0.01 < names["losses"][0]
+
+
+def test_the_combinators_of_the_readme_run():
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(optimizer = .*?partition.*?)```", readme, re.DOTALL)
+    names = {"ox": ox}
+    exec(block, names)
+    layer = {
+        "kernel": jnp.ones((2, 2)),
+        "bias": jnp.ones(2),
+        "norm": {"scale": jnp.ones(2)},
+    }
+    params = {"encoder": layer, "head": {"kernel": jnp.ones((2, 1))}}
+    state = names["optimizer"].init(params)
+    for i in range(8):
+        updates, state = names["optimizer"].update(params, state, params)
+        assert bool(state.emitted) == (i == 7)
+    assert float(updates["head"]["kernel"][0, 0]) < -0.9e-3
+    averaged = ox.eval_params(state, params)
+    assert jax.tree.structure(averaged) == jax.tree.structure(params)
 
 
 def test_the_comparison_prints_its_table_and_draws_its_picture(tmp_path):
