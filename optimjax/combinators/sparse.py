@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from .. import _dtypes, base
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
+from ..selection import by_path, nested
 from ..tree import leafwise
+from .routing import MaskedState, PartitionState
 
 
 def _present(g: jax.Array) -> jax.Array:
@@ -40,9 +42,13 @@ def sparsely(inner: GradientTransformation) -> GradientTransformation:
     in the state stay what they are; counts go on for all. With Adam's chain in the form
     "epsilon hat" it is PyTorch's `SparseAdam`; with any, the lazy optimizers of TensorFlow.
 
+    What gathers gradients belongs around it, `accumulate(sparsely(...), k)`: inside of it,
+    numbers that are absent from the batch at which the step is taken would lose their sum.
+
     Args:
-        inner: Any transformation. What it keeps in trees like the params is kept back;
-            what it keeps in other shapes (factored moments, counts) is not.
+        inner: Any transformation. What it keeps in trees like the params, or like the part
+            of them that a mask or a partition gives away, is kept back; what it keeps in
+            other shapes (factored moments, counts) is not.
 
     Returns:
         A `GradientTransformation` with the state of `inner`. It reads `present=...`, a tree
@@ -99,7 +105,20 @@ def _where_present(new: Any, old: Any, present: Any) -> Any:
     if hasattr(present, "shape") and present.shape == ():
         return new  # Every scalar of the state would look like a slot.
 
+    def part(marked: Any) -> Any:
+        of_all = by_path(present)
+        return nested({path: of_all.get(path) for path in by_path(marked)})
+
     def merge(n: Any, o: Any) -> Any:
+        if isinstance(o, MaskedState):
+            inner = _where_present(n.inner_state, o.inner_state, part(o.chosen))
+            return n._replace(inner_state=inner)
+        if isinstance(o, PartitionState):
+            inners = {
+                label: _where_present(s, o.inner_states[label], part(o.members[label]))
+                for label, s in n.inner_states.items()
+            }
+            return n._replace(inner_states=inners)
         if not like_params(o):
             return n
         pairs = zip(*map(treedef.flatten_up_to, (n, o)), leaves, strict=True)
@@ -107,7 +126,10 @@ def _where_present(new: Any, old: Any, present: Any) -> Any:
             a if p is None or a is None else jnp.where(p != 0, a, b) for a, b, p in pairs
         )
 
-    return jax.tree.map(merge, new, old, is_leaf=like_params)
+    def apart(node: Any) -> bool:
+        return isinstance(node, MaskedState | PartitionState) or like_params(node)
+
+    return jax.tree.map(merge, new, old, is_leaf=apart)
 
 
 def _fits(slot: Any, present: Any) -> bool:

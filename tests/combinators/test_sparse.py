@@ -69,3 +69,24 @@ def test_params_may_be_one_array_or_one_scalar():
         u, state = tx.update(p, tx.init(p))
         np.testing.assert_allclose(u, -0.1056, rtol=1e-3)
         np.testing.assert_array_equal(tx.update(0 * p, state)[0], 0.0)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        lambda tx: ox.masked(tx, "w"),
+        lambda tx: ox.partition({"w": tx, "**": ox.sgd(1.0)}),
+        lambda tx: ox.chain(ox.masked(ox.partition({"**": ox.masked(tx, "w")}), True)),
+    ],
+)
+def test_what_is_kept_for_a_part_of_the_params_is_kept_back_too(route):
+    params = {"w": jnp.zeros((2, 2)), "b": [jnp.zeros(2), jnp.zeros(())]}
+    got, want = ox.sparsely(route(ox.adam(0.1))), route(ox.sparsely(ox.adam(0.1)))
+    here, there = got.init(params), want.init(params)
+    for rows in ([1.0, 2.0], [1.0, 0.0], [0.0, 3.0]):
+        grads = jax.tree.map(jnp.ones_like, params)
+        grads["w"] = jnp.outer(jnp.array(rows), jnp.ones(2))
+        _, here = got.update(grads, here, params)
+        _, there = want.update(grads, there, params)
+    for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
+        np.testing.assert_array_equal(a, b)
