@@ -43,6 +43,10 @@ def inject_hyperparams(
     gives a new value at every step, until a value is set by hand; that one then stays, and
     `None` gives it back to the schedule.
 
+    One inside of another has numbers of its own, which begin with those that the outer one
+    gives its factory by `init`: a schedule, and what is set by hand later, belongs to the
+    inner one.
+
     Args:
         inner_factory: A factory of this library, where the ranges of the arguments tell
             what is a number; or any other function that returns a transformation, where
