@@ -53,6 +53,10 @@ def sam(
     the original ones plus the step of `inner`. Use one batch for both, and evaluate, save
     and count steps after the second, when `state.perturbed` is false.
 
+    In the two-step form, what leaves out bad steps belongs around it (a NaN in the first
+    half makes params NaN that `inner` never saw), and a leaf that has a gradient in the
+    first half needs one in the second, or stays perturbed.
+
     To gather gradients over several batches, put `sam` into what gathers them
     (`accumulate(sam(...), k)`), not around it: each half then waits for its `k` batches. In
     the one-call form, `grad_fn` has to stand for all of them.
