@@ -51,8 +51,9 @@ def accumulate(
 
     Inside of `inner`, the gradient is the mean. Extra arguments are those of the call that
     takes the step; a leaf without a gradient at that call (`None`) takes none, and what was
-    gathered for it is lost. What stands behind it in a chain runs at every call: put the whole
-    optimizer inside. To leave out single bad gradients, put `apply_if_finite` around it.
+    gathered for it is lost. What stands behind it in a chain runs at every call: put the
+    whole optimizer inside. To leave out single bad gradients, put `apply_if_finite` around
+    it.
     In a `shard_map`, a mean over devices inside of `inner` is taken once for each step.
 
     A step that donates the state has to return its parts in the order in which it takes
