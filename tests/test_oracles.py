@@ -83,7 +83,10 @@ def test_float64_is_the_oracle_to_rounding(case):
         compare(case, np.float64, 1e-12 if is_centered(case) else 2e-14)
 
 
-@pytest.mark.parametrize("case", [c for c in WITH_ORACLE if c.supports_complex], ids=str)
+COMPLEX = [c for c in catalogue.ONE_EACH if c in WITH_ORACLE and c.supports_complex]
+
+
+@pytest.mark.parametrize("case", COMPLEX, ids=str)
 def test_complex64_is_the_oracle_to_rounding(case):
     # What is left of a modulus above the threshold `l1` has lost its leading digits.
     usual = 1e-5 if case.kwargs.get("l1") else 3e-6
