@@ -222,7 +222,8 @@ def _look_ahead(
 def _pull_back(
     fast: jax.Array, slow: jax.Array, *, sync: Any, step_size: Any
 ) -> tuple[jax.Array, jax.Array]:
-    both = numerics.mix(slow, fast, step_size)
+    # NaN for what was not known before: a measure, or a schedule that is set by hand.
+    both = jnp.where(jnp.isnan(slow), fast, numerics.mix(slow, fast, step_size))
     return jnp.where(sync, both, fast), jnp.where(sync, both, slow)
 
 

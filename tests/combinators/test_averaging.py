@@ -268,3 +268,12 @@ def test_misuse_is_refused_by_name(name):
         tx.update(params, tx.init(params))
     with pytest.raises(TypeError, match=f"`{name}` needs a state of its own kind"):
         tx.update(params, ox.adam(0.1).init(params), params)
+
+
+def test_what_was_not_known_at_the_last_synchronisation_is_not_pulled_back():
+    tx = ox.lookahead(ox.measure(ox.sgd(0.1), "gradient_norm"), 2, 0.5, on_sync="pull_back")
+    params = jnp.ones(4)
+    state = tx.init(params)
+    for _ in range(4):
+        _, state = tx.update(params, state, params)
+    assert ox.get_measures(state.inner_state)["gradient_norm"] == 2.0
