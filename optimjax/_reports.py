@@ -5,7 +5,7 @@ Nobody listens but `measure`; without it, `report` does nothing and costs nothin
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 
@@ -24,10 +24,16 @@ def report(name: str, value: Any) -> None:
     heard = _listening.heard
     if heard is None:
         return
-    full, n = _listening.prefix + name, 1
-    while (full if n == 1 else f"{full}_{n}") in heard:
+    heard[unused(_listening.prefix + name, heard)] = value
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """`name`, or the first of `name_2`, `name_3`, ... that is not taken."""
+    candidate, n = name, 1
+    while candidate in taken:
         n += 1
-    heard[full if n == 1 else f"{full}_{n}"] = value
+        candidate = f"{name}_{n}"
+    return candidate
 
 
 def wanted() -> bool:

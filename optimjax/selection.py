@@ -175,6 +175,21 @@ def nested(items: dict[Path, Any]) -> Any:
     return root
 
 
+def part(leaves: dict[Path, Any], paths: Iterable[Path]) -> Any:
+    """The tree of dicts of some leaves; None for what is not there.
+
+    Args:
+        leaves: Leaves by their paths.
+        paths: Which of them.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.part({("a", "x"): 1, ("b",): 2}, [("a", "x"), ("c",)])
+        {'a': {'x': 1}, 'c': None}
+    """
+    return nested({path: leaves.get(path) for path in paths})
+
+
 def path_of(keys: Any) -> Path:
     """The parts of a key path of JAX.
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes, base
+from .. import _dtypes, _reports, base
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..tree import leafwise
 
@@ -161,7 +161,7 @@ def _in_a_row(who: str, transforms: tuple[Any, ...]) -> Any:
     base.check_stages(who, transforms)
     names: list[str] = []
     for stage in transforms:
-        names.append(_unused(base.stage_name(stage), names))
+        names.append(_reports.unused(base.stage_name(stage), names))
     stages = list(zip(names, transforms, strict=True))
     kept = {name for name, stage in stages if not base.is_stateless(stage)}
 
@@ -179,12 +179,3 @@ def _check_state(who: str, state: OptState, kept: set[str]) -> None:
             f"`{who}` needs a state with the stages {sorted(kept)}, but got {got}. "
             "Was it made by the `init` of another optimizer?"
         )
-
-
-def _unused(name: str, taken: list[str]) -> str:
-    """`name`, or the first of `name_2`, `name_3`, ... that is not taken."""
-    candidate, n = name, 1
-    while candidate in taken:
-        n += 1
-        candidate = f"{name}_{n}"
-    return candidate

@@ -135,7 +135,11 @@ class _Arguments:
 
     def made_with(self, hyperparams: Mapping[str, Any]) -> GradientTransformation:
         arguments = {**self.call.arguments, **hyperparams}
-        call = inspect.BoundArguments(self.call.signature, arguments)  # pyright: ignore
+        # The stubs still ask for the `OrderedDict` that it was before Python 3.9.
+        call = inspect.BoundArguments(
+            self.call.signature,
+            arguments,  # pyright: ignore[reportArgumentType]
+        )
         return self.factory(*call.args, **call.kwargs)
 
 

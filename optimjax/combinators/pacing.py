@@ -151,6 +151,7 @@ class ConditionallyMaskState(NamedTuple):
 
 
 def _conditionally(
+    who: str,
     inner: GradientTransformation,
     condition: Callable[..., Any],
     forward: bool,
@@ -158,6 +159,12 @@ def _conditionally(
     otherwise: Callable[..., Any],
 ) -> GradientTransformation:
     """Runs `inner` where `condition` holds, and else what `otherwise` gives."""
+    base.check_stages(who, [inner])
+    if not callable(condition):
+        raise TypeError(
+            f"`{who}(should_transform_fn=...)` must be a function of the step, but got "
+            f"{condition!r}."
+        )
 
     def init(params: Params) -> Any:
         return state_type(jnp.zeros((), jnp.int32), inner.init(params))
@@ -215,9 +222,8 @@ def conditionally_transform(
         [1.]
         [3.]
     """
-    base.check_stages("conditionally_transform", [inner])
-    _check_function("conditionally_transform", should_transform_fn)
     return _conditionally(
+        "conditionally_transform",
         inner,
         should_transform_fn,
         forward_extra_args,
@@ -257,20 +263,11 @@ def conditionally_mask(
         [-3.]
         [0.]
     """
-    base.check_stages("conditionally_mask", [inner])
-    _check_function("conditionally_mask", should_transform_fn)
     return _conditionally(
+        "conditionally_mask",
         inner,
         should_transform_fn,
         forward_extra_args,
         ConditionallyMaskState,
         lambda updates, gradient, state: no_step(updates, state),
     )
-
-
-def _check_function(who: str, function: Any) -> None:
-    if not callable(function):
-        raise TypeError(
-            f"`{who}(should_transform_fn=...)` must be a function of the step, but got "
-            f"{function!r}."
-        )

@@ -14,7 +14,7 @@ import jax
 from .. import _dtypes, _reports, base, selection, states as inside
 from .._checks import Refusal
 from ..base import GradientTransformation, Mask, OptState, Params, Updates, transformation
-from ..selection import Path, by_path, listed, nested
+from ..selection import Path, by_path, listed, nested, part
 from ..transforms.scaling import set_to_zero
 
 
@@ -40,19 +40,15 @@ class _Routed:
         self, inner: GradientTransformation, state: OptState, paths: list[Path]
     ) -> OptState:
         """Lets `inner` update the leaves at `paths`, and returns its new state."""
-
-        def part(leaves: dict[Path, Any]) -> Any:
-            return nested({path: leaves.get(path) for path in paths})
-
         if not paths:  # A single array may be an extra argument that is not for `inner`.
             return state
         out, lane, state = base.advance(
             inner,
-            part(self.updates),
-            part(self.gradient),
+            part(self.updates, paths),
+            part(self.gradient, paths),
             state,
-            None if self.params is None else part(self.params),
-            {name: part(leaves) for name, leaves in self.trees.items()} | self.rest,
+            None if self.params is None else part(self.params, paths),
+            {name: part(leaves, paths) for name, leaves in self.trees.items()} | self.rest,
         )
         out, lane = by_path(out), by_path(lane)
         for path in paths:
@@ -81,7 +77,7 @@ def _evaluated(
     leaves, answered = by_path(params), False
     for label, state in states.items():
         paths = list(by_path(members[label]))
-        answer = inside.evaluated(state, nested({p: leaves[p] for p in paths}))
+        answer = inside.evaluated(state, part(leaves, paths))
         if answer is not None:
             answered = True
             leaves.update(by_path(answer))
@@ -148,8 +144,7 @@ def _masked(inner: GradientTransformation, mask: Mask, *, idle: bool) -> Any:
                 ValueError,
                 f"got a mask that chooses no parameter. There are: {listed(leaves)}.",
             )
-        part = nested({path: leaves[path] for path in paths})
-        return MaskedState(inner.init(part), _marked(paths))
+        return MaskedState(inner.init(part(leaves, paths)), _marked(paths))
 
     def advance(
         updates: Updates,
@@ -275,8 +270,7 @@ def partition(
         by_label = {path: str(label) for path, label in labels.items()}
         parts = _parts(leaves, by_label, inners, hint)
         states = {
-            label: inner.init(nested({path: leaves[path] for path in parts[label]}))
-            for label, inner in inners.items()
+            label: inner.init(part(leaves, parts[label])) for label, inner in inners.items()
         }
         states = {k: s for k, s in states.items() if not base.is_stateless(inners[k])}
         return PartitionState(states, {k: _marked(paths) for k, paths in parts.items()})

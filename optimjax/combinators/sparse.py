@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .. import _dtypes, base
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
-from ..selection import by_path, nested
+from ..selection import by_path, part
 from ..tree import leafwise
 from .routing import MaskedState, PartitionState
 
@@ -105,17 +105,16 @@ def _where_present(new: Any, old: Any, present: Any) -> Any:
     if hasattr(present, "shape") and present.shape == ():
         return new  # Every scalar of the state would look like a slot.
 
-    def part(marked: Any) -> Any:
-        of_all = by_path(present)
-        return nested({path: of_all.get(path) for path in by_path(marked)})
+    def those(marked: Any) -> Any:
+        return part(by_path(present), by_path(marked))
 
     def merge(n: Any, o: Any) -> Any:
         if isinstance(o, MaskedState):
-            inner = _where_present(n.inner_state, o.inner_state, part(o.chosen))
+            inner = _where_present(n.inner_state, o.inner_state, those(o.chosen))
             return n._replace(inner_state=inner)
         if isinstance(o, PartitionState):
             inners = {
-                label: _where_present(s, o.inner_states[label], part(o.members[label]))
+                label: _where_present(s, o.inner_states[label], those(o.members[label]))
                 for label, s in n.inner_states.items()
             }
             return n._replace(inner_states=inners)

@@ -8,25 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trajectories import assert_same, run
 
 import optimjax as ox
 
 NAN, INF = np.nan, np.inf
-
-
-def run(tx, grads, params, **extra):
-    """All updates and states of a run; `grads` and `extra` have a leading axis of steps."""
-
-    def step(carry, x):
-        params, state = carry
-        u, state = tx.update(x[0], state, params, **x[1])
-        return (ox.apply_updates(params, u), state), (u, state)
-
-    return jax.lax.scan(step, (params, tx.init(params)), (grads, extra))[1]
-
-
-def assert_same(got, want):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def column(*numbers):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trajectories import assert_same, run
 
 import optimjax as ox
 
@@ -14,21 +15,6 @@ import optimjax as ox
 def whole_numbers(rng, *shape):
     """Gradients of which every sum, and every mean of two or four, is exact."""
     return jnp.asarray(rng.integers(-64, 64, size=shape), jnp.float32)
-
-
-def run(tx, grads, params, **extra):
-    """All updates and states of a run; `grads` and `extra` have a leading axis of steps."""
-
-    def step(carry, x):
-        params, state = carry
-        u, state = tx.update(x[0], state, params, **x[1])
-        return (ox.apply_updates(params, u), state), (u, state)
-
-    return jax.lax.scan(step, (params, tx.init(params)), (grads, extra))[1]
-
-
-def assert_same(got, want):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def last(states):
