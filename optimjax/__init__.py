@@ -35,6 +35,7 @@ typing and testing.
 
 # Foundations: what a transformation is, and how its result is applied.
 from . import (
+    matrices as matrices,
     numerics as numerics,
     projections as projections,
     schedules as schedules,
@@ -105,6 +106,7 @@ from .combinators.routing import (
     PartitionState as PartitionState,
     freeze as freeze,
     masked as masked,
+    on_matrices as on_matrices,
     partition as partition,
 )
 from .combinators.sparse import sparsely as sparsely

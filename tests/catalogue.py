@@ -31,6 +31,7 @@ class Case:
         supports_complex: Whether it takes complex leaves.
         extra: What `update` needs besides.
         chained: Whether it stands in a chain, which tells it the gradient.
+        matrix: Whether it refuses params without a matrix among them.
     """
 
     make: Callable[..., ox.GradientTransformation]
@@ -41,6 +42,7 @@ class Case:
     supports_complex: bool = True
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     chained: bool = False
+    matrix: bool = False
 
     def __str__(self):
         return repr(self())
@@ -456,6 +458,9 @@ COMBINATORS = [
     around_adam(ox.masked, "**"),
     Case(ox.freeze, args=("**",), oracle=zeros),
     Case(ox.partition, args=({"**": ox.adam(0.01)},), oracle=adam_here, whole=True),
+    Case(
+        ox.on_matrices, args=(ox.adam(0.01),) * 2, oracle=adam_here, whole=True, matrix=True
+    ),
     around_adam(ox.accumulate, 3, oracle=windowed),
     around_double(ox.conditionally_transform, ox.every(2), otherwise=1.0),
     around_double(ox.conditionally_mask, ox.every(2), otherwise=0.0),

@@ -9,7 +9,7 @@ import catalogue
 import pytest
 
 import optimjax as ox
-from optimjax import numerics, projections, selection, states, testing, tree
+from optimjax import matrices, numerics, projections, selection, states, testing, tree
 
 PACKAGE = pathlib.Path(ox.__file__).parent
 README = (PACKAGE.parent / "README.md").read_text()
@@ -21,6 +21,7 @@ LAYERS = [
     {"base"},
     {"typing", "tree"},
     {"selection"},
+    {"matrices"},
     {"states"},
     {"schedules", "projections", "gradients"},
     {"transforms"},
@@ -38,7 +39,7 @@ PUBLIC = {
 }
 FUNCTIONS = {
     f"{space.__name__.removeprefix('optimjax').lstrip('.') or 'ox'}.{name}": value
-    for space in (ox, tree, selection, states, projections, numerics, testing)
+    for space in (ox, tree, selection, matrices, states, projections, numerics, testing)
     for name, value in vars(space).items()
     if inspect.isfunction(value)
     and not name.startswith("_")

@@ -6,14 +6,15 @@ What a part's transformation sees, and keeps in its state, are nested dicts of i
 leaves and nothing else, so that all parts together are as large as the params.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from .. import _dtypes, _reports, base, selection, states as inside
+from .. import _dtypes, _reports, base, matrices, selection, states as inside
 from .._checks import Refusal
 from ..base import GradientTransformation, Mask, OptState, Params, Updates, transformation
+from ..matrices import Axes
 from ..selection import Path, by_path, listed, nested, part
 from ..transforms.scaling import set_to_zero
 
@@ -260,15 +261,28 @@ def partition(
             f"`transforms`, but got {list(transforms)}."
         )
 
+    def labels(params: Params) -> dict[Path, str]:
+        if by_pattern:
+            return selection.first_match(list(inners), params)
+        found = selection.labelled_by(param_labels, params)
+        return {path: str(label) for path, label in found.items()}
+
+    hint = " The first pattern that matches counts." if by_pattern else ""
+    return _partition(inners, labels, hint)
+
+
+def _partition(
+    inners: Mapping[str, GradientTransformation],
+    labels: Callable[[Params], dict[Path, str]],
+    hint: str = "",
+    *,
+    idle: bool = False,
+) -> GradientTransformation:
+    """The plain pair of `partition`; `idle`: whether one may be without any leaf."""
+
     def init(params: Params) -> PartitionState:
         leaves = _present(params)
-        if by_pattern:
-            labels = selection.first_match(list(inners), params)
-        else:
-            labels = selection.labelled_by(param_labels, params)
-        hint = " The first pattern that matches counts." if by_pattern else ""
-        by_label = {path: str(label) for path, label in labels.items()}
-        parts = _parts(leaves, by_label, inners, hint)
+        parts = _parts(leaves, labels(params), inners, hint, idle)
         states = {
             label: inner.init(part(leaves, parts[label])) for label, inner in inners.items()
         }
@@ -308,10 +322,71 @@ def partition(
     return base.combinator(init, advance, tuple(inners.values()))
 
 
+@transformation(state=PartitionState)
+def on_matrices(
+    transform: GradientTransformation, others: GradientTransformation, axes: Axes = None
+) -> GradientTransformation:
+    """Gives the parameters that are matrices to one transformation, the others to another.
+
+    Args:
+        transform: For the matrices: a chain with `orthogonalize`, say, whose own `axes`
+            should be the same.
+        others: For all else, such as biases, gains and embeddings: an optimizer that works
+            on each number by itself, such as `adamw`.
+        axes: Which parameters are matrices, and what their axes are: a role such as `"io"`,
+            a dict of patterns of paths and roles, a function of path and leaf, or None for
+            what has two axes (see `optimjax.matrices`). `matrices.assignment(params, axes)`
+            shows what becomes of it. It is asked once, by `init`.
+
+    Returns:
+        A `GradientTransformation` with a `PartitionState`, of the labels `"matrices"` and
+        `"others"`.
+
+    Raises:
+        TypeError: If one of the first two is no transformation; by `init`, if `axes` is
+            none of what it may be.
+        ValueError: By `init`, if there is no matrix, if a pattern matches nothing, and if a
+            role does not fit its parameter.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.ones((2, 2)), "embed": jnp.ones((3, 2)), "b": jnp.ones(2)}
+        >>> t = ox.on_matrices(ox.sgd(0.1), ox.sgd(1.0), {"embed": None})
+        >>> updates, _ = t.update(params, t.init(params), params)
+        >>> print(updates["w"][0], updates["embed"][0], updates["b"])
+        [-0.1 -0.1] [-1. -1.] [-1. -1.]
+    """
+    base.check_stages("on_matrices", [transform, others])
+
+    def labels(params: Params) -> dict[Path, str]:
+        found = matrices.roles(axes, params)
+        if isinstance(axes, Mapping):  # Here, all there is can be seen.
+            for pattern in axes:
+                selection.first_match([pattern], params)
+        if found and not any(found.values()):
+            shapes = ", ".join(
+                f"{selection.text(p) or '(the whole tree)'} {getattr(x, 'shape', '')}"
+                for p, x in list(_present(params).items())[:20]
+            )
+            raise Refusal(
+                ValueError,
+                f"has no matrix among the parameters: {shapes}. Say by `axes` what the "
+                "axes of a parameter are: `axes={'**/kernel': 'iiio'}`, for one.",
+            )
+        return {path: "matrices" if role else "others" for path, role in found.items()}
+
+    inners = {"matrices": transform, "others": others}
+    return _partition(inners, labels, idle=True)
+
+
 def _parts(
-    leaves: dict[Path, Any], labels: dict[Path, str], inners: Mapping[str, Any], hint: str
+    leaves: dict[Path, Any],
+    labels: dict[Path, str],
+    inners: Mapping[str, Any],
+    hint: str,
+    idle: bool,
 ) -> dict[str, list[Path]]:
-    """The leaves of each label, all of which are there and have some."""
+    """The leaves of each label, all of which are there and have some, if none is `idle`."""
     parts: dict[str, list[Path]] = {label: [] for label in inners}
     without, strange = [], {}
     for path in leaves:
@@ -333,7 +408,7 @@ def _parts(
             f"{there}.",
         )
     empty = [label for label, paths in parts.items() if not paths]
-    if empty and leaves:
+    if empty and leaves and not idle:
         raise Refusal(
             ValueError,
             f"has no parameter for {empty}. The labels are: "

@@ -40,6 +40,7 @@ AT_WORK = {
     "in_turn": lambda tx: ox.in_turn(ox.scale(-0.1), tx),
     "masked": lambda tx: ox.masked(tx, lambda path, leaf: leaf.ndim > 0),
     "partition": lambda tx: ox.partition({"all": ox.chain(tx, ox.clip(0.5))}, "all"),
+    "on_matrices": lambda tx: ox.on_matrices(tx, ox.sgd(0.1)),
     "accumulate": lambda tx: ox.accumulate(tx, 2),
     "conditionally_transform": lambda tx: ox.conditionally_transform(tx, ox.every(2)),
     "conditionally_mask": lambda tx: ox.conditionally_mask(tx, ox.every(2)),
