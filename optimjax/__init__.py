@@ -11,7 +11,7 @@ Optimizers: sgd, momentum, adagrad, rmsprop, adadelta, adam, adamw, nadam, nadam
 amsgrad, adamax, adamaxw, adabelief, yogi, adan, ademamix, simplified_ademamix, adopt,
 acprop, laprop, lion, sign_sgd, signum, rprop, lamb, lars, fromage, novograd, adafactor,
 sm3, madgrad, asgd, ftrl, adagrad_dual_averaging, proximal_adagrad,
-proximal_gradient_descent, polyak_sgd,
+proximal_gradient_descent, polyak_sgd, dog, dowg, cocob, dadapt_adamw, prodigy,
 optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd,
 schedule_free_adamw.
 
@@ -135,6 +135,9 @@ from .optimizers import (
     ademamix as ademamix,
     adopt as adopt,
     amsgrad as amsgrad,
+    cocob as cocob,
+    dog as dog,
+    dowg as dowg,
     fromage as fromage,
     lamb as lamb,
     laprop as laprop,
@@ -313,6 +316,18 @@ from .transforms.sign import (
     scale_by_lion as scale_by_lion,
     scale_by_rprop as scale_by_rprop,
     scale_by_sign as scale_by_sign,
+)
+from .transforms.tuning import (
+    DadaptAdamwState as DadaptAdamwState,
+    ProdigyState as ProdigyState,
+    ScaleByCocobState as ScaleByCocobState,
+    ScaleByDogState as ScaleByDogState,
+    ScaleByDowgState as ScaleByDowgState,
+    dadapt_adamw as dadapt_adamw,
+    prodigy as prodigy,
+    scale_by_cocob as scale_by_cocob,
+    scale_by_dog as scale_by_dog,
+    scale_by_dowg as scale_by_dowg,
 )
 
 __version__ = "0.1.0"

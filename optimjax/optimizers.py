@@ -53,6 +53,7 @@ from .transforms.rms import (
 )
 from .transforms.scaling import scale, scale_by_learning_rate
 from .transforms.sign import scale_by_lion, scale_by_rprop, scale_by_sign
+from .transforms.tuning import InitStep, scale_by_cocob, scale_by_dog, scale_by_dowg
 from .typing import (
     AtLeastOne,
     Count,
@@ -1628,6 +1629,135 @@ def polyak_sgd(
     return chain(
         scale_by_polyak(f_min, max_learning_rate, eps, variant),
         scale_by_learning_rate(scaling),
+    )
+
+
+@transformation
+def dog(
+    learning_rate: NonNegativeOrSchedule = 1.0,
+    init_step: InitStep = ("heuristic", 1e-6),
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
+    *,
+    layerwise: bool = False,
+) -> GradientTransformation:
+    r"""Gradient descent that finds its rate: distance over gradients.
+
+    The authors take an average of the parameters for the result, with weights that grow:
+    `average_params(dog(), lambda n: n / (n + 9), start=1)`.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a factor of the rate that is found: a number, a traced
+            scalar, or a schedule.
+        init_step: As in `scale_by_dog`, as are `eps` and `layerwise`.
+        eps: Added to the sum of squares.
+        weight_decay: The strength of an L2 penalty; `None` for none.
+        mask: Which parameters it is for; as in `add_decayed_weights`.
+        layerwise: Whether each leaf finds a rate of its own: L-DoG.
+
+    Returns:
+        The `chain`. Its state holds 4 bytes a parameter. It needs the params.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+        TypeError: If `init_step` is no pair of a word and a number.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.dog(init_step=("distance", 0.001))
+        dog(init_step=('distance', 0.001))
+
+    References:
+        M. Ivgi, O. Hinder and Y. Carmon, [DoG is SGD's best friend: a parameter-free
+        dynamic step size schedule](https://arxiv.org/abs/2302.12022), 2023.
+    """
+    return chain(
+        identity() if weight_decay is None else add_decayed_weights(weight_decay, mask),
+        scale_by_dog(init_step, eps, layerwise=layerwise),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def dowg(
+    learning_rate: NonNegativeOrSchedule = 1.0,
+    init_estim_sq_dist: Positive | None = None,
+    eps: NonNegative = 1e-4,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    r"""Gradient descent that finds its rate: distance over weighted gradients.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a factor of the rate that is found: a number, a traced
+            scalar, or a schedule.
+        init_estim_sq_dist: As in `scale_by_dowg`, as is `eps`.
+        eps: Added to the root of the weighted sum of squares.
+        weight_decay: The strength of an L2 penalty; `None` for none.
+        mask: Which parameters it is for; as in `add_decayed_weights`.
+
+    Returns:
+        The `chain`. Its state holds 4 bytes a parameter. It needs the params.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.dowg(init_estim_sq_dist=1e-6, eps=0.0)
+        dowg(init_estim_sq_dist=1e-06, eps=0.0)
+
+    References:
+        A. Khaled, K. Mishchenko and C. Jin, [DoWG unleashed: an efficient universal
+        parameter-free gradient descent method](https://arxiv.org/abs/2305.16284), 2023.
+    """
+    return chain(
+        identity() if weight_decay is None else add_decayed_weights(weight_decay, mask),
+        scale_by_dowg(init_estim_sq_dist, eps),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def cocob(
+    learning_rate: NonNegativeOrSchedule = 1.0,
+    alpha: NonNegative = 100.0,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    r"""Descent without a rate, by betting on coins: COCOB.
+
+    Args:
+        learning_rate: $\eta \ge 0$, what *gradients* are multiplied by, as in Optax: a
+            schedule says how much each step counts, and a number changes nothing, since
+            bets do not depend on the unit of the coins. To scale the steps, put a
+            `scale_by_schedule` behind.
+        alpha: As in `scale_by_cocob`, as is `eps`.
+        eps: A gradient too small to matter.
+        weight_decay: The strength of an L2 penalty.
+        mask: Which parameters it is for; as in `add_decayed_weights`.
+
+    Returns:
+        The `chain`. Its state holds 20 bytes a parameter. It needs the params.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.cocob(alpha=50.0)
+        cocob(alpha=50.0)
+
+    References:
+        F. Orabona and T. Tommasi, [Training deep networks without learning rates through
+        coin betting](https://arxiv.org/abs/1705.07795), 2017.
+    """
+    return chain(
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate, flip_sign=False),
+        scale_by_cocob(alpha, eps),
     )
 
 

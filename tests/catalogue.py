@@ -290,6 +290,10 @@ STAGES = [
     stage(ox.adaptive_grad_clip, clipping=0.5, eps=0.5),
     stage(ox.normalize_by_update_norm),
     stage(ox.normalize_by_update_norm, scale_factor=2.0, eps=0.1),
+    stage(ox.scale_by_dog),
+    stage(ox.scale_by_dog, init_step=("learning_rate", 0.1), eps=0.0, layerwise=True),
+    stage(ox.scale_by_dowg),
+    stage(ox.scale_by_cocob),
 ]
 
 
@@ -410,6 +414,24 @@ OPTIMIZERS = [
     optimizer(ox.proximal_gradient_descent, learning_rate=fading, l1=0.5, l2=0.1),
     optimizer(ox.proximal_adagrad, learning_rate=0.1),
     optimizer(ox.proximal_adagrad, learning_rate=fading, l1=0.1, l2=0.1),
+    optimizer(ox.dog, init_step=("distance", 0.1), weight_decay=0.1),
+    optimizer(ox.dowg, learning_rate=fading, init_estim_sq_dist=0.01, eps=0.0),
+    optimizer(ox.cocob, learning_rate=fading, alpha=10.0, weight_decay=0.1),
+    optimizer(ox.dadapt_adamw, estim_lr0=1e-3, weight_decay=0.1),
+    optimizer(
+        ox.dadapt_adamw, learning_rate=fading, bias_correction=False, variant="paper"
+    ),
+    optimizer(ox.prodigy, estim_lr0=1e-3, weight_decay=0.1),
+    optimizer(
+        ox.prodigy,
+        learning_rate=fading,
+        beta3=0.9,
+        eps=0.1,
+        estim_lr_coef=2.0,
+        safeguard_warmup=True,
+        bias_correction=False,
+        variant="paper",
+    ),
     Case(ox.noisy_sgd, {"learning_rate": 0.1}),
     Case(ox.sgld, {"learning_rate": 0.1, "key": 0}),
 ]

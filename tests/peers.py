@@ -535,7 +535,11 @@ CLASSES = {
             "adamaxw",
             "contrib.ademamix",
             "contrib.adopt",
+            "contrib.cocob",
+            "contrib.dadapt_adamw",
+            "contrib.dog",
             "contrib.madgrad",
+            "contrib.prodigy",
             "contrib.schedule_free_adamw",
             "contrib.schedule_free_sgd",
             "fromage",
@@ -579,8 +583,7 @@ NOT_YET = {
     "tfkeras2": "",
     "tf1": "",
     # `rprop` is there, but Optax's is late by a step: see test_replay.py.
-    "optax": "contrib.cocob contrib.dadapt_adamw contrib.dog contrib.muon "
-    "contrib.prodigy rprop",
+    "optax": "contrib.muon rprop",
 }
 
 

@@ -10,3 +10,4 @@ from .optimizers import *  # noqa: F403
 from .schedules import *  # noqa: F403
 from .shared import *  # noqa: F403
 from .stages import *  # noqa: F403
+from .tuning import *  # noqa: F403
