@@ -12,6 +12,7 @@ amsgrad, adamax, adamaxw, adabelief, yogi, adan, ademamix, simplified_ademamix, 
 acprop, laprop, lion, sign_sgd, signum, rprop, lamb, lars, fromage, novograd, adafactor,
 sm3, madgrad, asgd, ftrl, adagrad_dual_averaging, proximal_adagrad,
 proximal_gradient_descent, polyak_sgd, dog, dowg, cocob, dadapt_adamw, prodigy,
+proximal_gradient_descent, polyak_sgd, momo, momo_adam, sophia, adahessian,
 optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd,
 schedule_free_adamw.
 
@@ -22,12 +23,13 @@ keep_params_nonnegative, reduce_on_plateau, set_to_zero, zero_nans, identity, st
 Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
-sam; master_weights, kahan_summation; inject_hyperparams (get_hyperparams,
+mechanize; sam; master_weights, kahan_summation; inject_hyperparams (get_hyperparams,
 set_hyperparams); measure (get_measures).
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
 and of single examples: microbatched, per_example_global_norm_clip,
-per_example_layer_norm_clip, private_gradients, private_mean.
+per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
+hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
 For rules of your own: transformation, and the modules tree, projections, numerics,
 typing and testing.
@@ -81,6 +83,8 @@ from .combinators.knobs import (
     inject_hyperparams as inject_hyperparams,
     set_hyperparams as set_hyperparams,
 )
+from .combinators.mechanic import MechanicState as MechanicState, mechanize as mechanize
+from .combinators.momo import MomoState as MomoState, momo as momo
 from .combinators.monitoring import (
     MeasureState as MeasureState,
     get_measures as get_measures,
@@ -101,6 +105,12 @@ from .combinators.precision import (
     kahan_summation as kahan_summation,
     master_weights as master_weights,
 )
+from .combinators.preconditioning import (
+    ScaleByCurvatureRmsState as ScaleByCurvatureRmsState,
+    ScaleByCurvatureState as ScaleByCurvatureState,
+    scale_by_curvature as scale_by_curvature,
+    scale_by_curvature_rms as scale_by_curvature_rms,
+)
 from .combinators.routing import (
     MaskedState as MaskedState,
     PartitionState as PartitionState,
@@ -111,7 +121,11 @@ from .combinators.routing import (
 )
 from .combinators.sparse import sparsely as sparsely
 
-# Functions that make gradients.
+# Functions that make gradients, and those that estimate curvature.
+from .curvature import (
+    gauss_newton_bartlett_diagonal as gauss_newton_bartlett_diagonal,
+    hutchinson_diagonal as hutchinson_diagonal,
+)
 from .gradients import (
     microbatched as microbatched,
     per_example_global_norm_clip as per_example_global_norm_clip,
@@ -127,6 +141,7 @@ from .optimizers import (
     adadelta as adadelta,
     adafactor as adafactor,
     adagrad as adagrad,
+    adahessian as adahessian,
     adam as adam,
     adamax as adamax,
     adamaxw as adamaxw,
@@ -145,6 +160,7 @@ from .optimizers import (
     lion as lion,
     madgrad as madgrad,
     momentum as momentum,
+    momo_adam as momo_adam,
     nadam as nadam,
     nadamw as nadamw,
     noisy_sgd as noisy_sgd,
@@ -164,6 +180,7 @@ from .optimizers import (
     signum as signum,
     simplified_ademamix as simplified_ademamix,
     sm3 as sm3,
+    sophia as sophia,
     yogi as yogi,
 )
 
@@ -233,6 +250,12 @@ from .transforms.factored import (
     ScaleBySm3State as ScaleBySm3State,
     scale_by_factored_rms as scale_by_factored_rms,
     scale_by_sm3 as scale_by_sm3,
+)
+from .transforms.hessian import (
+    GaussNewtonBartlettState as GaussNewtonBartlettState,
+    HutchinsonState as HutchinsonState,
+    gauss_newton_bartlett_estimator as gauss_newton_bartlett_estimator,
+    hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
 )
 from .transforms.layerwise import (
     ScaleByNovogradState as ScaleByNovogradState,

@@ -11,6 +11,8 @@ import jax
 from .base import GradientTransformation, identity, transformation
 from .combinators.averaging import schedule_free
 from .combinators.chaining import chain
+from .combinators.momo import momo
+from .combinators.preconditioning import scale_by_curvature, scale_by_curvature_rms
 from .schedules import warmup_schedule
 from .transforms.adaptive import scale_by_polyak
 from .transforms.adding import (
@@ -18,7 +20,9 @@ from .transforms.adding import (
     add_langevin_noise,
     add_noise,
 )
+from .transforms.clipping import clip
 from .transforms.factored import scale_by_factored_rms, scale_by_sm3
+from .transforms.hessian import HUTCHINSON
 from .transforms.layerwise import (
     clip_by_block_rms,
     scale_by_novograd,
@@ -1927,3 +1931,197 @@ def schedule_free_adamw(
         scale_by_learning_rate(rate),
     )
     return schedule_free(descent, rate, b1, weight_lr_power, state_dtype)
+
+
+@transformation
+def sophia(
+    learning_rate: NonNegativeOrSchedule,
+    b1: Decay = 0.965,
+    b2: Decay = 0.99,
+    eps: Positive = 1e-8,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    weight_decay_mask: Mask | None = None,
+    gamma: NonNegative = 0.01,
+    clip_threshold: NonNegative | None = 1.0,
+    update_interval: PositiveCount = 10,
+    hessian_diagonal_fn: GradientTransformation | None = HUTCHINSON,
+    mu_dtype: StorageDtype | None = None,
+    *,
+    bias_correction: bool = True,
+) -> GradientTransformation:
+    r"""Momentum over the curvature, clipped: a second-order rule for language models.
+
+    `update` needs what its estimator reads: with the default, Sophia-H, the loss as a
+    function of the params, `obj_fn=lambda p: loss(p, batch)`; with
+    `gauss_newton_bartlett_estimator()`, Sophia-G, the logits, `logits_fn=...`. It is called
+    at one of `update_interval` steps.
+
+    The estimate of a step counts at that step, as in the paper, and is made at its params;
+    Optax lets it count one step later, so that its first step is taken without any.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule.
+        b1: The decay of the mean of gradients, in [0, 1): 0.96 in the paper.
+        b2: The decay of the mean of the curvature, in [0, 1), from estimate to estimate.
+        eps: The least curvature to divide by, > 0 (the authors' code adds 1e-15 instead).
+        weight_decay: How much of the parameters is added to the direction, before the rate:
+            0.1 to 0.2 in the paper.
+        weight_decay_mask: Which parameters decay; as in `add_decayed_weights`.
+        gamma: What the curvature is multiplied by; as in `scale_by_curvature`.
+        clip_threshold: The largest modulus of a number before the rate; `None` for none.
+        update_interval: From how many steps to the next an estimate is made.
+        hessian_diagonal_fn: Where estimates come from; as in `scale_by_curvature`, where
+            `None` is explained, too.
+        mu_dtype: The dtype in which the mean of gradients is stored.
+        bias_correction: Whether the bias towards zero is divided out of the mean of
+            gradients: in Optax and in the authors' Sophia-H, but not in the paper.
+
+    Returns:
+        The `chain`. Its state holds 8 bytes a parameter. It needs the params.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+        TypeError: If `hessian_diagonal_fn` is no transformation; in `update`, if what it
+            reads is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optimjax as ox
+        >>> t, p = ox.sophia(0.1, gamma=0.5, weight_decay=0.0), jnp.array([1.0, 1.0])
+        >>> def loss(p):  # A saddle: it leaves where the curvature is negative.
+        ...     return 500.0 * p[0] ** 2 - 0.001 * p[1] ** 2
+        >>> state = t.init(p)
+        >>> updates, state = t.update(jax.grad(loss)(p), state, p, obj_fn=loss)
+        >>> print(updates)
+        [-0.1  0.1]
+
+    References:
+        H. Liu et al., [Sophia: a scalable stochastic second-order optimizer for language
+        model pre-training](https://arxiv.org/abs/2305.14342), 2023, algorithm 3.
+    """
+    return chain(
+        ema(b1, debias=bias_correction, dtype=mu_dtype),
+        scale_by_curvature(b2, gamma, eps, update_interval, hessian_diagonal_fn),
+        identity() if clip_threshold is None else clip(clip_threshold),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def adahessian(
+    learning_rate: NonNegativeOrSchedule,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-4,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Mask | None = None,
+    update_interval: PositiveCount = 1,
+    hessian_diagonal_fn: GradientTransformation | None = HUTCHINSON,
+    mu_dtype: StorageDtype | None = None,
+    *,
+    hessian_power: Fraction = 1.0,
+    spatial_axes: tuple[int, ...] = (0, 1),
+) -> GradientTransformation:
+    r"""Adam that divides by the diagonal of the Hessian in place of the gradient.
+
+    `update` needs what its estimator reads: with the default, the loss as a function of the
+    params, `obj_fn=lambda p: loss(p, batch)`.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule: about 0.15.
+        b1: The decay of the mean of gradients, in [0, 1).
+        b2: The decay of the mean of squared curvatures, in [0, 1).
+        eps: Added to the root of that mean.
+        weight_decay: How much of the parameters is added to the direction, before the rate.
+        mask: Which parameters decay; as in `add_decayed_weights`.
+        update_interval: As in `scale_by_curvature_rms`, as is the rest.
+        hessian_diagonal_fn: Where estimates come from; `None`: from `hessian_diagonal=...`.
+        mu_dtype: The dtype in which the mean of gradients is stored.
+        hessian_power: The power of the root to divide by, in [0, 1].
+        spatial_axes: The axes of a convolution's window in an array of four.
+
+    Returns:
+        The `chain`. Its state holds 8 bytes a parameter. It needs the params.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+        TypeError: If `hessian_diagonal_fn` is no transformation; in `update`, if what it
+            reads is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optimjax as ox
+        >>> t, p = ox.adahessian(0.5), jnp.array([1.0, 2.0])
+        >>> def loss(p):
+        ...     return 500.0 * p[0] ** 2 + p[1] ** 2
+        >>> updates, _ = t.update(jax.grad(loss)(p), t.init(p), p, obj_fn=loss)
+        >>> print(updates)  # Half of Newton's step.
+        [-0.5      -0.99995]
+
+    References:
+        Z. Yao et al., [AdaHessian: an adaptive second order optimizer for machine
+        learning](https://arxiv.org/abs/2006.00719), 2021.
+    """
+    return chain(
+        ema(b1, dtype=mu_dtype),
+        scale_by_curvature_rms(
+            b2,
+            eps,
+            update_interval,
+            hessian_diagonal_fn,
+            hessian_power=hessian_power,
+            spatial_axes=spatial_axes,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def momo_adam(
+    learning_rate: NonNegativeOrSchedule = 1e-2,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    lower_bound: Scalar = 0.0,
+    weight_decay: NonNegative = 0.0,
+    adapt_lower_bound: bool = False,
+) -> GradientTransformation:
+    r"""Adam with a rate that follows from how far the loss is above a bound: MoMo-Adam.
+
+    `update` needs the loss, `value=f`.
+
+    Args:
+        learning_rate: The largest rate; better too large than too small. As in `momo`, as
+            are `lower_bound` to `adapt_lower_bound`.
+        b1: The decay of the mean of gradients, in [0, 1), and of that of losses.
+        b2: The decay of the second moment, in [0, 1).
+        eps: Added to the root of the second moment.
+        lower_bound: A bound of the loss from below.
+        weight_decay: The strength of a decoupled decay.
+        adapt_lower_bound: Whether the bound is found on the way.
+
+    Returns:
+        `momo` with `scale_by_rms` for its preconditioner. Its state holds 8 bytes a
+        parameter. It needs the params.
+
+    Raises:
+        ValueError: If an argument lies outside of its range.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.momo_adam(0.1, lower_bound=1.5)
+        momo_adam(0.1, lower_bound=1.5)
+
+    References:
+        F. Schaipp et al., [MoMo: momentum models for adaptive learning
+        rates](https://arxiv.org/abs/2305.07583), 2023.
+    """
+    return momo(
+        learning_rate,
+        b1,
+        lower_bound,
+        weight_decay,
+        adapt_lower_bound,
+        preconditioner=scale_by_rms(b2, eps, bias_correction=True),
+        bias_correction=True,
+    )

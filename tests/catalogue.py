@@ -60,7 +60,21 @@ class Case:
 # What the pair needs besides its own arguments, for those that need it.
 NEEDS = {
     make: {"value": 2.0}
-    for make in (ox.scale_by_polyak, ox.polyak_sgd, ox.reduce_on_plateau)
+    for make in (
+        ox.scale_by_polyak,
+        ox.polyak_sgd,
+        ox.reduce_on_plateau,
+        ox.momo,
+        ox.momo_adam,
+    )
+} | {
+    make: {"hessian_diagonal": 2.0}
+    for make in (
+        ox.scale_by_curvature,
+        ox.scale_by_curvature_rms,
+        ox.sophia,
+        ox.adahessian,
+    )
 }
 REAL = {
     ox.keep_params_nonnegative,
@@ -72,6 +86,7 @@ REAL = {
 } | {
     ox.scale_by_sm3,
     ox.sm3,
+    ox.sophia,
 }
 
 
@@ -151,6 +166,23 @@ def madgrad_steps(grads, params, *, learning_rate, momentum=0.9, eps=1e-6):
         z = params[0] - oracles.ratio(s, np.cbrt(v) + eps)
         out.append((1 - momentum) * (z - p))
     return np.stack(out)
+
+
+def total(tree):
+    """The sum of all numbers in a tree, of the real parts where they are complex."""
+    return sum(
+        map(ox.numerics.as_scalar, map(jnp.sum, jax.tree.leaves(ox.tree.real(tree))))
+    )
+
+
+def loss_of(params):
+    """A loss of any tree."""
+    return total(ox.tree.mul(params, ox.tree.conj(params))) ** 2
+
+
+def logits_of(params):
+    """The logits of any tree: two examples, three classes."""
+    return total(params) * jnp.arange(6.0).reshape(2, 3) / 10.0
 
 
 def into_unit_ball(grads, params=None):
@@ -270,6 +302,12 @@ STAGES = [
     stage(ox.scale_by_polyak),
     stage(ox.scale_by_polyak, f_min=3.0, eps=0.1, variant="sps+"),
     stage(ox.reduce_on_plateau, patience=2, factor=0.5, cooldown=1, min_scale=0.2),
+    stage(ox.scale_by_curvature, hessian_diagonal_fn=None),
+    stage(ox.scale_by_curvature_rms, hessian_diagonal_fn=None),
+    stage(ox.scale_by_curvature_rms, hessian_diagonal_fn=None, eps=0.0, hessian_power=0.5),
+    # Random: see test_hessian.py.
+    Case(ox.hutchinson_estimator_diag_hessian, extra={"obj_fn": loss_of}),
+    Case(ox.gauss_newton_bartlett_estimator, extra={"logits_fn": logits_of}),
     stage(ox.add_cautious_weight_decay, weight_decay=0.1),
     stage(ox.add_cautious_weight_decay, weight_decay=fading),
     # Random: see test_adding.py.
@@ -398,6 +436,19 @@ OPTIMIZERS = [
     optimizer(ox.optimistic_adam, learning_rate=fading, alpha=0.8, nesterov=False),
     optimizer(ox.polyak_sgd, max_learning_rate=0.1),
     optimizer(ox.polyak_sgd, scaling=fading, f_min=0.5, eps=0.1, variant="sps+"),
+    optimizer(ox.momo, learning_rate=0.1, weight_decay=0.1),
+    optimizer(ox.momo, learning_rate=fading, lower_bound=-9.0, adapt_lower_bound=True),
+    optimizer(ox.momo_adam),
+    optimizer(ox.momo_adam, lower_bound=3.0, adapt_lower_bound=True),
+    optimizer(ox.sophia, learning_rate=0.01, hessian_diagonal_fn=None),
+    optimizer(ox.adahessian, learning_rate=0.01, hessian_diagonal_fn=None),
+    Case(
+        ox.mechanize,
+        {"s_init": 1e-3},
+        (ox.sgd(0.1),),
+        lambda *args, **kwargs: oracles.mechanize_sgd(*args, learning_rate=0.1, **kwargs),
+        whole=True,
+    ),
     optimizer(ox.asgd, lambd=0.1),
     optimizer(ox.ftrl, learning_rate=0.1),
     optimizer(

@@ -74,12 +74,14 @@ DISCRETE = {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld}
 STORING = {ox.schedule_free, ox.schedule_free_sgd, ox.schedule_free_adamw}
 # Of these, the update ends at a number of the parameter's dtype.
 AIMED = {ox.master_weights, ox.kahan_summation, ox.sam}
+# These call functions of the parameters, which compute in the parameters' own dtype.
+CALLING = {ox.hutchinson_estimator_diag_hessian, ox.gauss_newton_bartlett_estimator}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
     "case",
-    [c for c in catalogue.ONE_EACH if c.make not in DISCRETE | STORING | AIMED],
+    [c for c in catalogue.ONE_EACH if c.make not in DISCRETE | STORING | AIMED | CALLING],
     ids=str,
 )
 def test_low_precision_is_rounded_once_at_the_end(case, dtype):

@@ -23,7 +23,7 @@ LAYERS = [
     {"selection"},
     {"matrices"},
     {"states"},
-    {"schedules", "projections", "gradients"},
+    {"schedules", "projections", "gradients", "curvature"},
     {"transforms"},
     {"combinators"},
     {"optimizers"},
@@ -116,8 +116,11 @@ def test_every_factory_is_in_the_catalogue():
 
 def test_every_rule_has_an_oracle_or_a_test_file_that_says_why_not():
     without = {case.make for case in catalogue.CASES if case.oracle is None}
-    # Random: see transforms/test_adding.py.
-    assert without == {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld}
+    # Random: see transforms/test_adding.py, transforms/test_hessian.py.
+    assert without == {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld} | {
+        ox.hutchinson_estimator_diag_hessian,
+        ox.gauss_newton_bartlett_estimator,
+    }
 
 
 @pytest.mark.parametrize("name", [*FACTORIES, *SCHEDULES])

@@ -28,8 +28,8 @@ from ..typing import (
 )
 
 
-def _loss(value: Any) -> jax.Array:
-    """The loss, which is a number."""
+def loss_of(value: Any) -> jax.Array:
+    """The loss, which is a number; for rules that are given one."""
     if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array) or (
         jnp.shape(value) != ()
     ):
@@ -95,7 +95,7 @@ def scale_by_polyak(
         **extra: Any,
     ) -> tuple[Updates, OptState]:
         del params, extra
-        gap = _loss(value) - f_min
+        gap = loss_of(value) - f_min
         if variant == "sps+":
             gap = jnp.maximum(gap, 0)
         norm = numerics.as_scalar(global_norm(updates))
@@ -203,7 +203,7 @@ def reduce_on_plateau(
     ) -> tuple[Updates, OptState]:
         del params, extra
         count = state.count + 1
-        value = _loss(value)
+        value = loss_of(value)
         mean = state.avg_value + (value - state.avg_value) / numerics.as_scalar(count)
         decided = _decided(state, mean)
         waiting = state._replace(count=count, avg_value=mean)

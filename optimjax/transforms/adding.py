@@ -308,7 +308,7 @@ def _noise(
     state_type: Any, key: Any, variance: Callable[[Any], Any], name: str
 ) -> GradientTransformation:
     """Adds Gaussian noise of the `variance(t)` of step t = 1, 2, ..."""
-    key = _typed_key(key, name)
+    key = typed_key(key, name)
     kind = jax.random.key_impl(key)
 
     def init(params: Params) -> OptState:
@@ -348,7 +348,8 @@ def _is_integer_scalar(key: Any) -> bool:
     )
 
 
-def _typed_key(key: Any, name: str) -> jax.Array:
+def typed_key(key: Any, name: str, argument: str = "key") -> jax.Array:
+    """The random key that an argument of the factory `name` stands for."""
     seed = isinstance(key, int | np.integer) and not isinstance(key, bool)
     if seed or _is_integer_scalar(key):
         return jax.random.key(key)
@@ -358,6 +359,6 @@ def _typed_key(key: Any, name: str) -> jax.Array:
     elif isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:
         return jax.random.wrap_key_data(key)  # A key of the old `jax.random.PRNGKey`.
     raise TypeError(
-        f"`{name}(key=...)` must be one key of `jax.random.key`, or an integer seed, "
-        f"but got {key!r}."
+        f"`{name}({argument}=...)` must be one key of `jax.random.key`, or an integer "
+        f"seed, but got {key!r}."
     )

@@ -6,6 +6,7 @@ the parameters after each step. A schedule takes the step, an int, and gives a f
 Steps in formulas are t = 1, 2, ...; schedules see t - 1.
 """
 
+from .curvature import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .schedules import *  # noqa: F403
 from .shared import *  # noqa: F403
