@@ -14,7 +14,7 @@ sm3, madgrad, asgd, ftrl, adagrad_dual_averaging, proximal_adagrad,
 proximal_gradient_descent, polyak_sgd, dog, dowg, cocob, dadapt_adamw, prodigy,
 proximal_gradient_descent, polyak_sgd, momo, momo_adam, sophia, adahessian,
 optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd,
-schedule_free_adamw.
+schedule_free_adamw, lbfgs (minimize runs it, or any other, to the end).
 
 Stages: scale, scale_by_*, add_*, ema, clip, clip_by_*, adaptive_grad_clip, centralize,
 normalize_by_update_norm, cautious, soft_threshold, shrink_step, project,
@@ -134,6 +134,13 @@ from .gradients import (
     private_mean as private_mean,
 )
 
+# The loop around an optimizer.
+from .minimizing import (
+    MinimizeResult as MinimizeResult,
+    StopReason as StopReason,
+    minimize as minimize,
+)
+
 # Optimizers: each is one expression of the rest.
 from .optimizers import (
     acprop as acprop,
@@ -157,6 +164,7 @@ from .optimizers import (
     lamb as lamb,
     laprop as laprop,
     lars as lars,
+    lbfgs as lbfgs,
     lion as lion,
     madgrad as madgrad,
     momentum as momentum,
@@ -312,6 +320,10 @@ from .transforms.proximal import (
     scale_by_madgrad as scale_by_madgrad,
     soft_threshold as soft_threshold,
 )
+from .transforms.quasi_newton import (
+    ScaleByLbfgsState as ScaleByLbfgsState,
+    scale_by_lbfgs as scale_by_lbfgs,
+)
 from .transforms.rms import (
     ScaleByAdadeltaState as ScaleByAdadeltaState,
     ScaleByInfinityMomentState as ScaleByInfinityMomentState,
@@ -331,6 +343,15 @@ from .transforms.scaling import (
     scale_by_learning_rate as scale_by_learning_rate,
     scale_by_schedule as scale_by_schedule,
     set_to_zero as set_to_zero,
+)
+from .transforms.searching import (
+    LinesearchInfo as LinesearchInfo,
+    LinesearchOutcome as LinesearchOutcome,
+    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
+    ScaleByZoomLinesearchState as ScaleByZoomLinesearchState,
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+    scale_by_zoom_linesearch as scale_by_zoom_linesearch,
+    value_and_grad_from_state as value_and_grad_from_state,
 )
 from .transforms.sign import (
     ScaleByLionState as ScaleByLionState,

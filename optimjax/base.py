@@ -411,10 +411,14 @@ def _rule(
     return advance
 
 
-def _keywords(update: Callable[..., Any]) -> frozenset[str]:
-    """The names of the extra arguments that a rule reads; `**extra` is to be ignored."""
+def _keywords(update: Callable[..., Any]) -> frozenset[str] | None:
+    """The names of the extra arguments that a rule reads; `**extra` is to be ignored.
+
+    But beside a `value_fn` the rest may be for that function: `None`, perhaps any.
+    """
     parameters = inspect.signature(update).parameters.values()
-    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    names = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return None if "value_fn" in names else names
 
 
 def _reads_of(stages: tuple[GradientTransformation, ...]) -> frozenset[str] | None:
@@ -437,7 +441,7 @@ def _reads_grad(stage: GradientTransformation) -> bool:
     """Whether it reads the extra argument `grad`, or holds a stage that does."""
     update = stage.update
     if isinstance(update, _Update):
-        return update.composed or "grad" in (update.reads or ())
+        return update.composed or update.reads is None or "grad" in update.reads
     return "grad" in inspect.signature(update).parameters
 
 

@@ -48,6 +48,7 @@ from .transforms.momentum import (
     scale_by_optimistic_gradient,
 )
 from .transforms.proximal import scale_by_madgrad
+from .transforms.quasi_newton import scale_by_lbfgs
 from .transforms.rms import (
     scale_by_adadelta,
     scale_by_infinity_moment,
@@ -56,6 +57,7 @@ from .transforms.rms import (
     scale_by_rss,
 )
 from .transforms.scaling import scale, scale_by_learning_rate
+from .transforms.searching import scale_by_zoom_linesearch
 from .transforms.sign import scale_by_lion, scale_by_rprop, scale_by_sign
 from .transforms.tuning import InitStep, scale_by_cocob, scale_by_dog, scale_by_dowg
 from .typing import (
@@ -2125,3 +2127,52 @@ def momo_adam(
         preconditioner=scale_by_rms(b2, eps, bias_correction=True),
         bias_correction=True,
     )
+
+
+# A quasi-Newton direction brings its own length: 1 is the step to try first.
+_ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
+
+
+@transformation
+def lbfgs(
+    learning_rate: NonNegativeOrSchedule | None = None,
+    memory_size: PositiveCount = 10,
+    scale_init_precond: bool = True,
+    linesearch: GradientTransformation | None = _ZOOM,
+) -> GradientTransformation:
+    r"""L-BFGS: steps by the curvature that the last ones tell, as long as a search says.
+
+    `minimize` runs it to the end. In a loop of one's own, `update` takes `value=` the loss
+    and `value_fn=` its function besides, and `value_and_grad_from_state` saves evaluations.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule: what the
+            search takes for the whole step; `None` means 1.
+        memory_size: The pairs to keep, an integer from 1.
+        scale_init_precond: As in `scale_by_lbfgs`.
+        linesearch: The search, any transformation that takes the whole step; `None` takes
+            the step as it is, and needs neither `value` nor `value_fn`.
+
+    Returns:
+        A `chain`. Its state holds `2 * memory_size + 4` arrays for each parameter.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; in `update`, if params are
+            missing.
+        TypeError: If `linesearch` is no transformation; in `update`, if `value` or
+            `value_fn` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> loss = lambda p: jnp.sum((p - jnp.arange(3.0)) ** 4)
+        >>> result = ox.minimize(loss, jnp.ones(3), ox.lbfgs(), gtol=1e-8)
+        >>> print(result.params.round(1))
+        [0. 1. 2.]
+
+    References:
+        D. Liu and J. Nocedal, [On the limited memory BFGS method for large scale
+        optimization](https://doi.org/10.1007/BF01589116), 1989.
+    """
+    rate = scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate)
+    search = identity() if linesearch is None else linesearch
+    return chain(scale_by_lbfgs(memory_size, scale_init_precond), rate, search)

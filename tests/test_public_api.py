@@ -26,7 +26,7 @@ LAYERS = [
     {"schedules", "projections", "gradients", "curvature"},
     {"transforms"},
     {"combinators"},
-    {"optimizers"},
+    {"optimizers", "minimizing"},
     {"testing"},
     {"__init__"},
 ]

@@ -6,6 +6,7 @@ What a part's transformation sees, and keeps in its state, are nested dicts of i
 leaves and nothing else, so that all parts together are as large as the params.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,9 +27,10 @@ class _Routed:
         self, updates: Updates, gradient: Updates, params: Params | None, extra: Any
     ):
         self.treedef = jax.tree.structure(updates, is_leaf=_dtypes.is_none)
+        self.whole = jax.tree.structure(params, is_leaf=_dtypes.is_none)
         self.updates, self.gradient = by_path(updates), by_path(gradient)
         self.params = None if params is None else by_path(params)
-        shapes = {self.treedef, jax.tree.structure(params, is_leaf=_dtypes.is_none)}
+        shapes = {self.treedef, self.whole}
         shapes -= {jax.tree.structure(0)}  # Any value is like a tree of one leaf.
         self.trees, self.rest = {}, {}
         for name, value in extra.items():
@@ -49,13 +51,29 @@ class _Routed:
             part(self.gradient, paths),
             state,
             None if self.params is None else part(self.params, paths),
-            {name: part(leaves, paths) for name, leaves in self.trees.items()} | self.rest,
+            {name: part(leaves, paths) for name, leaves in self.trees.items()}
+            | self.rest
+            | self.functions(),
         )
         out, lane = by_path(out), by_path(lane)
         for path in paths:
             if path in self.updates:  # Else there is no gradient for all that is there.
                 self.updates[path], self.gradient[path] = out.get(path), lane.get(path)
         return state
+
+    def functions(self) -> dict[str, Any]:
+        """`value_fn`, if there is one, as a function of a part, the rest as it is."""
+        value_fn = self.rest.get("value_fn")
+        if not callable(value_fn) or self.params is None:
+            return {}
+        leaves = self.params
+
+        @functools.wraps(value_fn)  # What else it takes is seen through this.
+        def of_part(params: Params, *args: Any, **kwargs: Any) -> Any:
+            moved = self.whole.unflatten((leaves | by_path(params)).values())
+            return value_fn(moved, *args, **kwargs)
+
+        return {"value_fn": of_part}
 
     def joined(self) -> tuple[Updates, Updates]:
         lanes = self.updates, self.gradient
@@ -103,7 +121,8 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
 
     `inner` sees the chosen leaves and nothing else: of the updates, of the gradient of a
     `chain`, of the params, and of every extra argument that is a tree like these. It sees
-    them as nested dicts by their paths, whatever the params are made of.
+    them as nested dicts by their paths, whatever the params are made of. A `value_fn`, for
+    a line search, it may call with these: the other leaves are put to them as they are.
 
     Args:
         inner: Any transformation.
