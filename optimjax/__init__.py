@@ -15,10 +15,12 @@ proximal_gradient_descent, polyak_sgd, dog, dowg, cocob, dadapt_adamw, prodigy,
 proximal_gradient_descent, polyak_sgd, momo, momo_adam, sophia, adahessian,
 optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd,
 schedule_free_adamw, lbfgs (minimize runs it, or any other, to the end).
+schedule_free_adamw; for matrices muon, normuon, scion.
 
 Stages: scale, scale_by_*, add_*, ema, clip, clip_by_*, adaptive_grad_clip, centralize,
 normalize_by_update_norm, cautious, soft_threshold, shrink_step, project,
-keep_params_nonnegative, reduce_on_plateau, set_to_zero, zero_nans, identity, stateless.
+keep_params_nonnegative, reduce_on_plateau, set_to_zero, zero_nans, identity, stateless; for
+matrices orthogonalize, normalize_units.
 
 Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
@@ -169,9 +171,11 @@ from .optimizers import (
     madgrad as madgrad,
     momentum as momentum,
     momo_adam as momo_adam,
+    muon as muon,
     nadam as nadam,
     nadamw as nadamw,
     noisy_sgd as noisy_sgd,
+    normuon as normuon,
     novograd as novograd,
     optimistic_adam as optimistic_adam,
     optimistic_gradient_descent as optimistic_gradient_descent,
@@ -182,6 +186,7 @@ from .optimizers import (
     scale_by_adam as scale_by_adam,
     schedule_free_adamw as schedule_free_adamw,
     schedule_free_sgd as schedule_free_sgd,
+    scion as scion,
     sgd as sgd,
     sgld as sgld,
     sign_sgd as sign_sgd,
@@ -305,6 +310,13 @@ from .transforms.momentum import (
     ema as ema,
     scale_by_momentum as scale_by_momentum,
     scale_by_optimistic_gradient as scale_by_optimistic_gradient,
+)
+from .transforms.orthogonal import (
+    ScaleByUnitRmsState as ScaleByUnitRmsState,
+    normalize_units as normalize_units,
+    orthogonalize as orthogonalize,
+    scale_by_matrix_shape as scale_by_matrix_shape,
+    scale_by_unit_rms as scale_by_unit_rms,
 )
 from .transforms.proximal import (
     AdagradDualAveragingState as AdagradDualAveragingState,

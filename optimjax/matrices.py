@@ -340,6 +340,61 @@ def _on_matrices(
     return join(stacks, role, u), *slots
 
 
+def some_matrix(axes: Axes, params: Any) -> dict[Path, str | None]:
+    """The `roles` of params among which there must be a matrix, if there are any.
+
+    Args:
+        axes: See `optimjax.matrices`.
+        params: A tree of arrays, or of their shapes.
+
+    Raises:
+        ValueError: If there is none; as `roles` besides.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> ox.matrices.some_matrix("oi", {"w": jnp.ones((2, 3)), "b": jnp.ones(2)})
+        {('b',): None, ('w',): 'oi'}
+    """
+    found = roles(axes, params)
+    leaves = {p: x for p, x in selection.by_path(params).items() if x is not None}
+    if leaves and not any(found.values()):
+        shapes = ", ".join(
+            f"{selection.text(p) or '(the whole tree)'} {getattr(x, 'shape', '')}"
+            for p, x in list(leaves.items())[:20]
+        )
+        raise Refusal(
+            ValueError,
+            f"has no matrix among the parameters: {shapes}. Say by `axes` what the axes of "
+            "a parameter are: `axes={'**/kernel': 'iiio'}`, for one.",
+        )
+    return found
+
+
+def all_matrices(axes: Axes, params: Any) -> None:
+    """Refuses params that are not all matrices; for rules that are for nothing else.
+
+    Args:
+        axes: See `optimjax.matrices`.
+        params: A tree of arrays, or of their shapes.
+
+    Raises:
+        ValueError: If one has no role, by the paths of all such; as `roles` besides.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> ox.matrices.all_matrices("oi", {"w": jnp.ones((2, 3))})
+    """
+    found, leaves = roles(axes, params), selection.by_path(params)
+    others = [p for p in found if not found[p] and getattr(leaves[p], "size", 0) > 0]
+    if others:
+        raise Refusal(
+            ValueError,
+            f"is for matrices alone, and has no matrix at {selection.listed(others)}. Give "
+            "such parameters to another transformation: `on_matrices(transform, others)`, "
+            "with the same `axes`.",
+        )
+
+
 class Assignment(NamedTuple):
     """What is a matrix, as `assignment` found it; its `repr` is a table."""
 

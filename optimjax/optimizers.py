@@ -13,6 +13,8 @@ from .combinators.averaging import schedule_free
 from .combinators.chaining import chain
 from .combinators.momo import momo
 from .combinators.preconditioning import scale_by_curvature, scale_by_curvature_rms
+from .combinators.routing import on_matrices
+from .matrices import Axes
 from .schedules import warmup_schedule
 from .transforms.adaptive import scale_by_polyak
 from .transforms.adding import (
@@ -46,6 +48,13 @@ from .transforms.momentum import (
     ema,
     scale_by_momentum,
     scale_by_optimistic_gradient,
+)
+from .transforms.orthogonal import (
+    Coefficients,
+    Preconditioning,
+    orthogonalize,
+    scale_by_matrix_shape,
+    scale_by_unit_rms,
 )
 from .transforms.proximal import scale_by_madgrad
 from .transforms.quasi_newton import scale_by_lbfgs
@@ -2176,3 +2185,293 @@ def lbfgs(
     rate = scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate)
     search = identity() if linesearch is None else linesearch
     return chain(scale_by_lbfgs(memory_size, scale_init_precond), rate, search)
+
+
+def muon(
+    learning_rate: NonNegativeOrSchedule,
+    ns_coeffs: Coefficients = "standard",
+    ns_steps: PositiveCount | None = None,
+    beta: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: StorageDtype | None = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: Preconditioning = "frobenius",
+    dtype: StorageDtype | None = None,
+    adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.999,
+    adam_eps_root: NonNegative = 0.0,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: NonNegativeOrSchedule | None = None,
+    consistent_rms: NonNegative | None = None,
+    axes: Axes = None,
+) -> GradientTransformation:
+    r"""Muon: momentum, made semi-orthogonal, for matrices; AdamW for all else.
+
+    Embeddings and the last layer are matrices, too, and are better left to AdamW:
+    `axes={"embed/**": None, "head/**": None}`. `matrices.assignment(params, axes)` shows
+    what is a matrix, and of which size.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule.
+        ns_coeffs: As in `orthogonalize`, as are the next, `eps`, `adaptive`,
+            `preconditioning` and `dtype`.
+        ns_steps: The number of steps of Newton-Schulz; `None`: 5, or one for each triple.
+        beta: The decay of the momentum, a running mean, in [0, 1).
+        eps: Added to the norm that a matrix is divided by, and in AdamW.
+        weight_decay: Decoupled decay of the matrices, times the rate: 0.1 in PyTorch and
+            Moonlight, 0.004 in Keras.
+        weight_decay_mask: Which of the matrices decay: patterns or a function, as in
+            `add_decayed_weights`; it sees the matrices alone.
+        mu_dtype: The dtype in which the momentum is stored, that of AdamW, too.
+        nesterov: Whether to look one step ahead, in AdamW, too.
+        adaptive: Whether to multiply by the sum of singular values.
+        preconditioning: How singular values are brought below one.
+        dtype: The dtype of the factors in matrix products, such as `"bfloat16"`.
+        adam_b1: The decay of AdamW's first moment, in [0, 1).
+        adam_b2: The decay of AdamW's second moment, in [0, 1).
+        adam_eps_root: Added to AdamW's second moment, inside of the root.
+        adam_weight_decay: The decay of AdamW.
+        adam_learning_rate: The rate of AdamW; `None`: the same.
+        consistent_rms: The root mean square of each step, over the rate: 0.2 for a rate
+            that would do for AdamW, as in Moonlight. `None` for the factor
+            $\sqrt{\max(1, n / m)}$ in its place, with $m$ inputs and $n$ outputs.
+        axes: What the axes of a parameter are; see `optimjax.matrices`. `None`: what has
+            two axes is a matrix, (inputs, outputs).
+
+    Returns:
+        The `on_matrices` of two `chain`s. Its state holds 4 bytes a parameter of matrices,
+        8 of others.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; by `init`, if there is no
+            matrix, or if a role does not fit its parameter.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.zeros((2, 2)), "head": jnp.zeros((2, 3))}
+        >>> grads = {"w": jnp.diag(jnp.array([8.0, -2.0])), "head": jnp.full((2, 3), 9.0)}
+        >>> optimizer = ox.muon(0.1, ns_coeffs="svd", axes={"head": None})
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> print(jnp.diag(updates["w"]), updates["head"][0])
+        [-0.1  0.1] [-0.1 -0.1 -0.1]
+
+    References:
+        K. Jordan et al., [Muon](https://kellerjordan.github.io/posts/muon/), 2024; there
+        the momentum is a sum, which is as long as you like.
+        J. Liu et al., [Muon is scalable for LLM
+        training](https://arxiv.org/abs/2502.16982), 2025.
+    """
+    return on_matrices(
+        chain(
+            scale_by_momentum(beta, dampening=beta, dtype=mu_dtype),
+            add_bias_correction(beta, nesterov=nesterov),
+            orthogonalize(
+                ns_coeffs,
+                ns_steps,
+                eps,
+                preconditioning=preconditioning,
+                adaptive=adaptive,
+                dtype=dtype,
+                axes=axes,
+            ),
+            scale_by_matrix_shape(axes=axes)
+            if consistent_rms is None
+            else scale_by_matrix_shape("match_rms", consistent_rms, axes=axes),
+            add_decayed_weights(weight_decay, weight_decay_mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        adamw(
+            learning_rate if adam_learning_rate is None else adam_learning_rate,
+            adam_b1,
+            adam_b2,
+            eps,
+            adam_eps_root,
+            mu_dtype,
+            adam_weight_decay,
+            nesterov=nesterov,
+        ),
+        axes,
+    )
+
+
+@transformation
+def normuon(
+    learning_rate: NonNegativeOrSchedule,
+    ns_coeffs: Coefficients = "standard",
+    ns_steps: PositiveCount | None = None,
+    beta: Decay = 0.95,
+    b2: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: StorageDtype | None = None,
+    *,
+    nesterov: bool = True,
+    preconditioning: Preconditioning = "frobenius",
+    dtype: StorageDtype | None = None,
+    adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.999,
+    adam_eps_root: NonNegative = 0.0,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: NonNegativeOrSchedule | None = None,
+    consistent_rms: NonNegative | None = 0.2,
+    axes: Axes = None,
+) -> GradientTransformation:
+    r"""NorMuon: Muon whose steps are as long for each output as they were for it before.
+
+    Args:
+        learning_rate: As in `muon`, as is all but `b2`.
+        ns_coeffs: As in `orthogonalize`, as are the next, `preconditioning` and `dtype`.
+        ns_steps: The number of steps of Newton-Schulz; `None`: 5, or one for each triple.
+        beta: The decay of the momentum, a running mean, in [0, 1).
+        b2: The decay of the mean square of each output's steps, in [0, 1).
+        eps: Added to the norm that a matrix is divided by, and in AdamW.
+        weight_decay: Decoupled decay of the matrices, times the rate.
+        weight_decay_mask: Which of the matrices decay.
+        mu_dtype: The dtype in which the momentum is stored, that of AdamW, too.
+        nesterov: Whether to look one step ahead, in AdamW, too.
+        preconditioning: How singular values are brought below one.
+        dtype: The dtype of the factors in matrix products, such as `"bfloat16"`.
+        adam_b1: The decay of AdamW's first moment, in [0, 1).
+        adam_b2: The decay of AdamW's second moment, in [0, 1).
+        adam_eps_root: Added to AdamW's second moment, inside of the root.
+        adam_weight_decay: The decay of AdamW.
+        adam_learning_rate: The rate of AdamW; `None`: the same.
+        consistent_rms: The root mean square of each step, over the rate; `None` for the
+            factor of `muon`, as in the authors' code.
+        axes: What the axes of a parameter are; see `optimjax.matrices`.
+
+    Returns:
+        The `on_matrices` of two `chain`s. Its state holds 4 bytes a parameter of matrices,
+        8 of others.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; by `init`, if there is no
+            matrix, or if a role does not fit its parameter.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.normuon(1e-3, axes="oi")
+        normuon(0.001, axes='oi')
+
+    References:
+        Z. Li et al., [NorMuon: making Muon more efficient and
+        scalable](https://arxiv.org/abs/2510.05491), 2025.
+    """
+    return on_matrices(
+        chain(
+            scale_by_momentum(beta, dampening=beta, dtype=mu_dtype),
+            add_bias_correction(beta, nesterov=nesterov),
+            orthogonalize(
+                ns_coeffs,
+                ns_steps,
+                eps,
+                preconditioning=preconditioning,
+                dtype=dtype,
+                axes=axes,
+            ),
+            scale_by_unit_rms(b2, axes=axes),
+            scale_by_matrix_shape(axes=axes)
+            if consistent_rms is None
+            else scale_by_matrix_shape("match_rms", consistent_rms, axes=axes),
+            add_decayed_weights(weight_decay, weight_decay_mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        adamw(
+            learning_rate if adam_learning_rate is None else adam_learning_rate,
+            adam_b1,
+            adam_b2,
+            eps,
+            adam_eps_root,
+            mu_dtype,
+            adam_weight_decay,
+            nesterov=nesterov,
+        ),
+        axes,
+    )
+
+
+@transformation
+def scion(
+    learning_rate: NonNegativeOrSchedule,
+    beta: Decay = 0.9,
+    radius: NonNegative = 1.0,
+    others_radius: NonNegative = 1.0,
+    *,
+    constrained: bool = True,
+    ns_coeffs: Coefficients = "standard",
+    ns_steps: PositiveCount | None = None,
+    eps: NonNegative = 0.0,
+    mu_dtype: StorageDtype | None = None,
+    dtype: StorageDtype | None = None,
+    axes: Axes = None,
+) -> GradientTransformation:
+    r"""Scion: each layer steps to the far end of a ball, by the norm that fits the layer.
+
+    With the running mean of gradients $\bar g$, and $\bar g = U \Sigma V^\top$,
+
+    $$ p \leftarrow (1 - \eta)\, p - \eta\, \rho \sqrt{n / m}\; U V^\top, \qquad
+       p \leftarrow (1 - \eta)\, p - \eta\, \rho_s\, \mathrm{sign}(\bar g), $$
+
+    the first for matrices, of $m$ inputs and $n$ outputs, the second for all else. So a
+    parameter that starts in its ball, of radius $\rho$, stays there; without
+    `constrained`, $p$ is not multiplied, and goes as far as it likes. There is one rate,
+    no Adam, and no second moment.
+
+    Last layers and embeddings are for the sign: `axes={"head/**": None}`. The paper's sign
+    for a layer with $d$ inputs has the radius $\rho_s / d$: in its GPT $\rho$ is 50 and
+    `others_radius` 3000 / 768. For other norms, see `normalize_units`, and give layers
+    theirs by `partition`.
+
+    Args:
+        learning_rate: $\eta$, in $[0, 1]$ if `constrained`: a number, a traced scalar, or
+            a schedule.
+        beta: The decay of the mean, in [0, 1); $1 - \alpha$ in the paper.
+        radius: $\rho \ge 0$, of matrices. May be traced.
+        others_radius: $\rho_s \ge 0$, of all else.
+        constrained: Whether to stay in the ball (Scion), or not (unconstrained Scion).
+        ns_coeffs: As in `orthogonalize`, as are `ns_steps`, `eps`, and `dtype`.
+        ns_steps: The number of steps of Newton-Schulz; `None`: 5, or one for each triple.
+        eps: Added to the norm that a matrix is divided by.
+        mu_dtype: The dtype in which the mean is stored.
+        dtype: The dtype of the factors in matrix products, such as `"bfloat16"`.
+        axes: What the axes of a parameter are; see `optimjax.matrices`.
+
+    Returns:
+        The `chain`. Its state holds 4 bytes a parameter.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; by `init`, if there is no
+            matrix, or if a role does not fit its parameter.
+
+    Example:
+        >>> import jax.numpy as jnp, optimjax as ox
+        >>> params = {"w": jnp.zeros((1, 4)), "b": jnp.zeros(2)}
+        >>> grads = {"w": jnp.ones((1, 4)), "b": jnp.array([3.0, -0.1])}
+        >>> optimizer = ox.scion(0.1, ns_coeffs="svd", others_radius=2.0)
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> print(updates["w"], updates["b"])
+        [[-0.1 -0.1 -0.1 -0.1]] [-0.2  0.2]
+
+    References:
+        T. Pethick et al., [Training deep learning models with norm-constrained
+        LMOs](https://arxiv.org/abs/2502.07529), 2025. A convolution of $k \times k$ is one
+        matrix here, with $k^2$ inputs for each channel; there its factor is less by $k$.
+    """
+    return chain(
+        ema(beta, debias=False, dtype=mu_dtype),
+        on_matrices(
+            chain(
+                orthogonalize(ns_coeffs, ns_steps, eps, dtype=dtype, axes=axes),
+                scale_by_matrix_shape("spectral", radius, axes=axes),
+            ),
+            chain(scale_by_sign(), scale(others_radius)),
+            axes,
+        ),
+        add_decayed_weights(1.0) if constrained else identity(),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -32,6 +32,9 @@ class Case:
         extra: What `update` needs besides.
         chained: Whether it stands in a chain, which tells it the gradient.
         matrix: Whether it refuses params without a matrix among them.
+        bare: Whether it refuses all but matrices, so that others have to pass by it.
+        amplifies: By how much it multiplies roundings, as what takes small singular values
+            to large ones does.
     """
 
     make: Callable[..., ox.GradientTransformation]
@@ -43,12 +46,16 @@ class Case:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     chained: bool = False
     matrix: bool = False
+    bare: bool = False
+    amplifies: float = 1.0
 
     def __str__(self):
         return repr(self())
 
     def __call__(self):
         made = self.make(*self.args, **self.kwargs)
+        if self.bare:
+            made = ox.on_matrices(made, ox.identity())
         return ox.chain(made) if self.chained else made
 
     def expected(self, grads, params, **extra):
@@ -90,10 +97,22 @@ REAL = {
 }
 
 
+BARE = {
+    ox.orthogonalize,
+    ox.normalize_units,
+    ox.scale_by_matrix_shape,
+    ox.scale_by_unit_rms,
+}
+# Five steps of the standard quintic multiply the smallest singular values by 3.4445^5.
+AMPLIFIES = dict.fromkeys((ox.orthogonalize, ox.muon, ox.normuon, ox.scion), 3.4445**5)
+
+
 def entry(make, oracle, whole, kwargs):
     oracle = oracle or getattr(oracles, make.__name__)
     needs, chained = NEEDS.get(make, {}), make is ox.cautious
-    return Case(make, kwargs, (), oracle, whole, make not in REAL, needs, chained)
+    case = Case(make, kwargs, (), oracle, whole, make not in REAL, needs, chained)
+    bare, by = make in BARE, AMPLIFIES.get(make, 1.0)
+    return dataclasses.replace(case, matrix=bare or by > 1, bare=bare, amplifies=by)
 
 
 def stage(make, oracle=None, **kwargs):
@@ -332,6 +351,11 @@ STAGES = [
     stage(ox.scale_by_dog, init_step=("learning_rate", 0.1), eps=0.0, layerwise=True),
     stage(ox.scale_by_dowg),
     stage(ox.scale_by_cocob),
+    stage(ox.orthogonalize),
+    stage(ox.scale_by_matrix_shape, rule="match_rms", factor=0.2),
+    stage(ox.normalize_units),
+    stage(ox.normalize_units, units="inputs", eps=0.1),
+    stage(ox.scale_by_unit_rms, b2=0.9, eps=1e-2),
 ]
 
 
@@ -483,6 +507,9 @@ OPTIMIZERS = [
         bias_correction=False,
         variant="paper",
     ),
+    optimizer(ox.muon, learning_rate=fading, weight_decay=0.1),
+    optimizer(ox.normuon, learning_rate=0.01, b2=0.9),
+    optimizer(ox.scion, learning_rate=0.1, radius=2.0),
     Case(ox.noisy_sgd, {"learning_rate": 0.1}),
     Case(ox.sgld, {"learning_rate": 0.1, "key": 0}),
 ]

@@ -63,7 +63,7 @@ def compare(case, dtype, tolerance):
     if case.whole:  # A parameter that is set anew is rounded at the size that it had.
         scale = np.maximum(scale, np.abs(params[0]))
     error = np.abs(got - want) / np.where(scale > 0, scale, 1.0)
-    assert error.max() <= tolerance
+    assert error.max() <= tolerance * case.amplifies
 
 
 def is_centered(case):

@@ -378,20 +378,10 @@ def on_matrices(
     base.check_stages("on_matrices", [transform, others])
 
     def labels(params: Params) -> dict[Path, str]:
-        found = matrices.roles(axes, params)
+        found = matrices.some_matrix(axes, params)
         if isinstance(axes, Mapping):  # Here, all there is can be seen.
             for pattern in axes:
                 selection.first_match([pattern], params)
-        if found and not any(found.values()):
-            shapes = ", ".join(
-                f"{selection.text(p) or '(the whole tree)'} {getattr(x, 'shape', '')}"
-                for p, x in list(_present(params).items())[:20]
-            )
-            raise Refusal(
-                ValueError,
-                f"has no matrix among the parameters: {shapes}. Say by `axes` what the "
-                "axes of a parameter are: `axes={'**/kernel': 'iiio'}`, for one.",
-            )
         return {path: "matrices" if role else "others" for path, role in found.items()}
 
     inners = {"matrices": transform, "others": others}
