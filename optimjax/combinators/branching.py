@@ -1,13 +1,12 @@
 """Running a transformation or not: branches of one program."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .. import _checks, _dtypes, _reports, base, numerics
+from .. import _branches, _checks, _dtypes, _reports, base, numerics
 from ..base import GradientTransformation, OptState, Params, Updates
 
 
@@ -18,7 +17,7 @@ def when(pred: Any, run: Callable[[], Any], otherwise: Callable[[], Any]) -> Any
     heard outside, as NaN where it was not run.
     """
     if not _reports.wanted():
-        return jax.lax.cond(pred, *_alike(run, otherwise))
+        return _branches.cond(pred, run, otherwise)
 
     def reporting() -> Any:
         heard: dict[str, Any] = {}
@@ -31,7 +30,7 @@ def when(pred: Any, run: Callable[[], Any], otherwise: Callable[[], Any]) -> Any
     def silent() -> Any:
         return otherwise(), {name: numerics.as_scalar(jnp.nan) for name in names}
 
-    out, heard = jax.lax.cond(pred, *_alike(reporting, silent))
+    out, heard = _branches.cond(pred, reporting, silent)
     for name, value in heard.items():
         _reports.report(name, value)
     return out
@@ -54,44 +53,6 @@ def advance_if(
     )
 
 
-def _alike(*branches: Callable[[], Any]) -> Sequence[Callable[[], Any]]:
-    """Branches for `lax.cond` that differ in the axes of a mesh they vary along.
-
-    Inside of a `shard_map`, an output must vary along the same axes in all; a stage that
-    takes the mean over devices, for one, varies along fewer than what it is given.
-    """
-    if not _inside_shard_map():
-        return branches
-    axes: list[Any] = []
-
-    def look(branch: Callable[[], Any]) -> Any:
-        out = branch()
-        axes.append(jax.tree.map(_varies_along, out))
-        return out
-
-    for branch in branches:
-        jax.eval_shape(functools.partial(look, branch))
-    union = jax.tree.map(frozenset.union, *axes)
-    return [lambda b=b: jax.tree.map(_varying_along, b(), union) for b in branches]
-
-
-def _inside_shard_map() -> bool:
-    return bool(jax.sharding.get_abstract_mesh().manual_axes)
-
-
-def _varies_along(x: Any) -> frozenset[str]:
-    kind: Any = jax.typeof(x)  # JAX has renamed this, and what `_varying_along` calls.
-    return kind.vma if hasattr(kind, "vma") else kind.mat.varying
-
-
-def _varying_along(x: Any, axes: frozenset[str]) -> Any:
-    more = tuple(axes - _varies_along(x))
-    if not more:
-        return x
-    lax: Any = jax.lax
-    return lax.pcast(x, more, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, more)
-
-
 def decision(said: Any, function: Any) -> jax.Array:
     """What a function has said, as a boolean; for combinators that ask one.
 
@@ -110,7 +71,7 @@ def no_step(updates: Updates, state: OptState) -> tuple[Updates, Updates, OptSta
 
     def zero(u: Any) -> jax.Array:
         # The same on all devices, even where `u` is not.
-        alike = _inside_shard_map()
+        alike = _branches.inside_shard_map()
         return jnp.zeros(jnp.shape(u), u.dtype) if alike else jnp.zeros_like(u)
 
     zeros = jax.tree.map(zero, updates)
