@@ -332,6 +332,11 @@ from .transforms.proximal import (
     scale_by_madgrad as scale_by_madgrad,
     soft_threshold as soft_threshold,
 )
+from .transforms.psgd import (
+    PsgdFactors as PsgdFactors,
+    ScaleByPsgdKronState as ScaleByPsgdKronState,
+    scale_by_psgd_kron as scale_by_psgd_kron,
+)
 from .transforms.quasi_newton import (
     ScaleByLbfgsState as ScaleByLbfgsState,
     scale_by_lbfgs as scale_by_lbfgs,

@@ -123,6 +123,10 @@ def optimizer(make, oracle=None, **kwargs):
     return entry(make, oracle, True, kwargs)
 
 
+def on_a_matrix(make, oracle=None, **kwargs):
+    return dataclasses.replace(stage(make, oracle, **kwargs), matrix=True)
+
+
 fading = ox.inverse_time_decay(0.1, 1, 0.5)
 
 
@@ -356,6 +360,14 @@ STAGES = [
     stage(ox.normalize_units),
     stage(ox.normalize_units, units="inputs", eps=0.1),
     stage(ox.scale_by_unit_rms, b2=0.9, eps=1e-2),
+    on_a_matrix(ox.scale_by_psgd_kron),
+    on_a_matrix(
+        ox.scale_by_psgd_kron,
+        precond_lr=0.3,
+        preconditioner_update_probability=0.5,
+        precond_init_scale=0.1,
+        max_size_triangular=3,
+    ),
 ]
 
 

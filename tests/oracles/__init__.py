@@ -9,6 +9,7 @@ Steps in formulas are t = 1, 2, ...; schedules see t - 1.
 from .curvature import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .orthogonal import *  # noqa: F403
+from .psgd import *  # noqa: F403
 from .schedules import *  # noqa: F403
 from .shared import *  # noqa: F403
 from .stages import *  # noqa: F403
