@@ -16,6 +16,7 @@ proximal_gradient_descent, polyak_sgd, momo, momo_adam, sophia, adahessian,
 optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd,
 schedule_free_adamw, lbfgs (minimize runs it, or any other, to the end).
 schedule_free_adamw; for matrices muon, normuon, scion.
+schedule_free_adamw; for matrices: psgd_kron, galore.
 
 Stages: scale, scale_by_*, add_*, ema, clip, clip_by_*, adaptive_grad_clip, centralize,
 normalize_by_update_norm, cautious, soft_threshold, shrink_step, project,
@@ -27,6 +28,8 @@ conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
 mechanize; sam; master_weights, kahan_summation; inject_hyperparams (get_hyperparams,
 set_hyperparams); measure (get_measures).
+sam; master_weights, kahan_summation; inject_hyperparams (get_hyperparams,
+set_hyperparams); measure (get_measures); in_low_rank.
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
 and of single examples: microbatched, per_example_global_norm_clip,
@@ -87,6 +90,10 @@ from .combinators.knobs import (
 )
 from .combinators.mechanic import MechanicState as MechanicState, mechanize as mechanize
 from .combinators.momo import MomoState as MomoState, momo as momo
+from .combinators.low_rank import (
+    InLowRankState as InLowRankState,
+    in_low_rank as in_low_rank,
+)
 from .combinators.monitoring import (
     MeasureState as MeasureState,
     get_measures as get_measures,
@@ -163,6 +170,7 @@ from .optimizers import (
     dog as dog,
     dowg as dowg,
     fromage as fromage,
+    galore as galore,
     lamb as lamb,
     laprop as laprop,
     lars as lars,
@@ -180,6 +188,7 @@ from .optimizers import (
     optimistic_adam as optimistic_adam,
     optimistic_gradient_descent as optimistic_gradient_descent,
     polyak_sgd as polyak_sgd,
+    psgd_kron as psgd_kron,
     radam as radam,
     rmsprop as rmsprop,
     rprop as rprop,

@@ -11,6 +11,7 @@ import jax
 from .base import GradientTransformation, identity, transformation
 from .combinators.averaging import schedule_free
 from .combinators.chaining import chain
+from .combinators.low_rank import in_low_rank
 from .combinators.momo import momo
 from .combinators.preconditioning import scale_by_curvature, scale_by_curvature_rms
 from .combinators.routing import on_matrices
@@ -57,6 +58,7 @@ from .transforms.orthogonal import (
     scale_by_unit_rms,
 )
 from .transforms.proximal import scale_by_madgrad
+from .transforms.psgd import ANNEALED, scale_by_psgd_kron
 from .transforms.quasi_newton import scale_by_lbfgs
 from .transforms.rms import (
     scale_by_adadelta,
@@ -75,6 +77,7 @@ from .typing import (
     Decay,
     DecayOrSchedule,
     Fraction,
+    FractionOrSchedule,
     Mask,
     NonNegative,
     NonNegativeOrSchedule,
@@ -83,6 +86,7 @@ from .typing import (
     Scalar,
     ScalarOrSchedule,
     StorageDtype,
+    Threshold,
 )
 
 
@@ -2473,5 +2477,141 @@ def scion(
             axes,
         ),
         add_decayed_weights(1.0) if constrained else identity(),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def psgd_kron(
+    learning_rate: NonNegativeOrSchedule,
+    b1: Decay = 0.9,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Mask | None = None,
+    preconditioner_update_probability: FractionOrSchedule = ANNEALED,
+    max_size_triangular: Count = 8192,
+    *,
+    precond_lr: Decay = 0.1,
+    precond_init_scale: Positive = 1.0,
+    momentum_into_precond_update: bool = True,
+    max_rms: Threshold = 1.1,
+    axes: Axes = None,
+    key: jax.Array | int = 0,
+) -> GradientTransformation:
+    r"""Momentum that is whitened from both sides of each matrix: PSGD-Kron.
+
+    What is no matrix is divided by a root mean square, number by number; to give it to
+    another optimizer, `on_matrices(psgd_kron(...), adamw(...), axes)`. As all numbers of a
+    step are about 1, learning rates are those of Adam, and less: 1/3 of Adam's, say its
+    authors, with weight decay to match.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule.
+        b1: The decay of the momentum, a running mean without bias, in [0, 1).
+        weight_decay: How much of the parameters is added to the direction, before the rate.
+        mask: Which parameters decay; as in `add_decayed_weights`.
+        preconditioner_update_probability: As in `scale_by_psgd_kron`, as is the rest.
+        max_size_triangular: The length up to which a side has a triangular factor.
+        precond_lr: The rate at which the factors are learnt.
+        precond_init_scale: What they are at first.
+        momentum_into_precond_update: Whether they are learnt from the momentum, or from the
+            gradient.
+        max_rms: The largest root mean square of the direction of a matrix.
+        axes: What the axes of a parameter are (see `optimjax.matrices`).
+        key: A random key of `jax.random.key`, or an integer.
+
+    Returns:
+        The `chain`. Its state holds 12 bytes a parameter for square matrices, $4 (m n + m^2
+        + n^2)$ bytes for one of m x n, and 8 a parameter for all else. It needs the params.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; by `init`, if there is no
+            matrix, or if a role does not fit its parameter.
+        TypeError: If `key` is neither a key nor an integer.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.psgd_kron(3e-4, weight_decay=0.1)
+        psgd_kron(0.0003, weight_decay=0.1)
+
+    References:
+        As for `scale_by_psgd_kron`.
+    """
+    return chain(
+        scale_by_momentum(b1, dampening=b1),
+        add_bias_correction(b1),
+        scale_by_psgd_kron(
+            precond_lr,
+            preconditioner_update_probability,
+            precond_init_scale=precond_init_scale,
+            max_size_triangular=max_size_triangular,
+            momentum_into_precond_update=momentum_into_precond_update,
+            max_rms=max_rms,
+            axes=axes,
+            key=key,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def galore(
+    learning_rate: NonNegativeOrSchedule,
+    rank: PositiveCount = 128,
+    update_proj_gap: PositiveCount = 200,
+    scale: Scalar = 1.0,
+    base_optimizer: GradientTransformation | None = None,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Mask | None = None,
+    *,
+    side: Literal["smaller", "larger"] = "smaller",
+    axes: Axes = None,
+) -> GradientTransformation:
+    r"""Adam whose moments of matrices are kept in a subspace of low rank: GaLore.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule.
+        rank: The rank of the subspace. A matrix with a side no longer than that is treated
+            as in Adam.
+        update_proj_gap: From one renewal of the subspace to the next, in steps.
+        scale: What the directions of projected matrices are multiplied by; 0.25 in the
+            paper's experiments.
+        base_optimizer: What works in the subspace; `None` for `scale_by_adam()`. It has no
+            params, and leaves the rate to `galore`.
+        weight_decay: How much of the parameters is added to the direction, before the rate.
+        mask: Which parameters decay; as in `add_decayed_weights`.
+        side: Which side of a matrix is projected: the smaller, as in the paper, or the
+            larger, as in Optax.
+        axes: What the axes of a parameter are (see `optimjax.matrices`).
+
+    Returns:
+        The `chain`. With Adam inside, its state holds $4 r (m + 2 n)$ bytes for a matrix of
+        m x n with $r < m \le n$ (and $4 r (n + 2 m)$, if the larger side is projected), and
+        8 a parameter for all else. It needs the params.
+
+    Raises:
+        TypeError: If `base_optimizer` is no transformation.
+        ValueError: If an argument lies outside of its range; by `init`, if there is no
+            matrix, or if a role does not fit its parameter.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.galore(0.01, rank=64, scale=0.25)
+        galore(0.01, rank=64, scale=0.25)
+
+    References:
+        J. Zhao et al., [GaLore: memory-efficient LLM training by gradient low-rank
+        projection](https://arxiv.org/abs/2403.03507), 2024.
+    """
+    return chain(
+        in_low_rank(
+            scale_by_adam() if base_optimizer is None else base_optimizer,
+            rank,
+            update_proj_gap,
+            scale,
+            side=side,
+            axes=axes,
+        ),
+        add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

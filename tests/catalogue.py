@@ -123,8 +123,8 @@ def optimizer(make, oracle=None, **kwargs):
     return entry(make, oracle, True, kwargs)
 
 
-def on_a_matrix(make, oracle=None, **kwargs):
-    return dataclasses.replace(stage(make, oracle, **kwargs), matrix=True)
+def on_a_matrix(make, whole=False, **kwargs):
+    return dataclasses.replace(entry(make, None, whole, kwargs), matrix=True)
 
 
 fading = ox.inverse_time_decay(0.1, 1, 0.5)
@@ -524,6 +524,14 @@ OPTIMIZERS = [
     optimizer(ox.scion, learning_rate=0.1, radius=2.0),
     Case(ox.noisy_sgd, {"learning_rate": 0.1}),
     Case(ox.sgld, {"learning_rate": 0.1, "key": 0}),
+    on_a_matrix(
+        ox.psgd_kron,
+        whole=True,
+        learning_rate=0.01,
+        weight_decay=0.1,
+        max_size_triangular=0,
+    ),
+    on_a_matrix(ox.galore, True, learning_rate=0.01, rank=1, weight_decay=0.1),
 ]
 
 
@@ -572,6 +580,14 @@ COMBINATORS = [
     Case(ox.partition, args=({"**": ox.adam(0.01)},), oracle=adam_here, whole=True),
     Case(
         ox.on_matrices, args=(ox.adam(0.01),) * 2, oracle=adam_here, whole=True, matrix=True
+    ),
+    Case(
+        ox.in_low_rank,
+        {"rank": 1, "update_proj_gap": 7, "scale": 0.5},
+        (ox.adam(0.01),),
+        functools.partial(oracles.galore, learning_rate=0.01),
+        whole=True,
+        matrix=True,
     ),
     around_adam(ox.accumulate, 3, oracle=windowed),
     around_double(ox.conditionally_transform, ox.every(2), otherwise=1.0),

@@ -62,3 +62,16 @@ def scale_by_psgd_kron(
         white = (q.conj().T @ (q @ u.ravel())).reshape(u.shape)
         out.append(white * min(1.0, max_rms / rms(white)) if white.any() else white)
     return np.stack(out)
+
+
+def psgd_kron(grads, params, *, learning_rate, b1=0.9, weight_decay=0.0, **kwargs):
+    """p - lr (u + w p), u as above of the mean of gradients less its bias."""
+    m, means = 0.0, []
+    for t, g in enumerate(double(grads), start=1):
+        m = b1 * m + (1 - b1) * g
+        means.append(m / (1 - b1**t))
+    p, path = double(params), []
+    for t, u in enumerate(scale_by_psgd_kron(np.stack(means), **kwargs)):
+        p = p - at(learning_rate, t) * (u + weight_decay * p)
+        path.append(p)
+    return np.stack(path)

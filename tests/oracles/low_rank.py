@@ -1,0 +1,50 @@
+"""GaLore (Zhao 2024) of one matrix, with full projections in place of small moments."""
+
+import numpy as np
+
+from .shared import at, double
+
+
+def in_low_rank(grads, params=None, *, inner, rank, update_proj_gap=200, scale=1.0):
+    """u = a P f(P* g), P the first left singular vectors of every k-th g; P right if tall.
+
+    `inner` makes a function f of one array, with a memory of its own.
+    """
+    grads = double(grads)
+    if grads.shape[1] > grads.shape[2]:
+        kwargs = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale}
+        return in_low_rank(grads.swapaxes(1, 2), inner=inner, **kwargs).swapaxes(1, 2)
+    f, p, out = inner(), None, []
+    for t, g in enumerate(grads):
+        if t % update_proj_gap == 0:
+            new = np.linalg.svd(g)[0][:, :rank]
+            if p is not None:  # No vector turns by more than a right angle.
+                along = np.sum(new.conj() * p, axis=0)
+                new = new * along / np.abs(along)
+            p = new
+        out.append(scale * p @ f(p.conj().T @ g))
+    return np.stack(out)
+
+
+def adam_direction_of(b1=0.9, b2=0.999, eps=1e-8):
+    """Make m / (sqrt v + eps) of Adam, as a function that remembers."""
+    memory = {"t": 0, "m": 0.0, "v": 0.0}
+
+    def direction(g):
+        memory["t"] += 1
+        memory["m"] = b1 * memory["m"] + (1 - b1) * g
+        memory["v"] = b2 * memory["v"] + (1 - b2) * np.abs(g) ** 2
+        m = memory["m"] / (1 - b1 ** memory["t"])
+        v = memory["v"] / (1 - b2 ** memory["t"])
+        return m / (np.sqrt(v) + eps)
+
+    return direction
+
+
+def galore(grads, params, *, learning_rate, weight_decay=0.0, **kwargs):
+    """p - lr (u + w p), u as above around Adam's direction."""
+    p, path = double(params), []
+    for t, u in enumerate(in_low_rank(grads, inner=adam_direction_of, **kwargs)):
+        p = p - at(learning_rate, t) * (u + weight_decay * p)
+        path.append(p)
+    return np.stack(path)
