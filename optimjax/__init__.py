@@ -11,12 +11,11 @@ Optimizers: sgd, momentum, adagrad, rmsprop, adadelta, adam, adamw, nadam, nadam
 amsgrad, adamax, adamaxw, adabelief, yogi, adan, ademamix, simplified_ademamix, adopt,
 acprop, laprop, lion, sign_sgd, signum, rprop, lamb, lars, fromage, novograd, adafactor,
 sm3, madgrad, asgd, ftrl, adagrad_dual_averaging, proximal_adagrad,
-proximal_gradient_descent, polyak_sgd, dog, dowg, cocob, dadapt_adamw, prodigy,
-proximal_gradient_descent, polyak_sgd, momo, momo_adam, sophia, adahessian,
+proximal_gradient_descent, polyak_sgd, dog, dowg, cocob, dadapt_adamw, prodigy, momo,
+momo_adam, sophia, adahessian,
 optimistic_gradient_descent, optimistic_adam, noisy_sgd, sgld, schedule_free_sgd,
-schedule_free_adamw, lbfgs (minimize runs it, or any other, to the end).
-schedule_free_adamw; for matrices muon, normuon, scion.
-schedule_free_adamw; for matrices: psgd_kron, galore.
+schedule_free_adamw; for matrices muon, normuon, scion, shampoo, soap, psgd_kron, galore;
+lbfgs (minimize runs it, or any other, to the end).
 
 Stages: scale, scale_by_*, add_*, ema, clip, clip_by_*, adaptive_grad_clip, centralize,
 normalize_by_update_norm, cautious, soft_threshold, shrink_step, project,
@@ -26,10 +25,8 @@ matrices orthogonalize, normalize_units.
 Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
-mechanize; sam; master_weights, kahan_summation; inject_hyperparams (get_hyperparams,
-set_hyperparams); measure (get_measures).
-sam; master_weights, kahan_summation; inject_hyperparams (get_hyperparams,
-set_hyperparams); measure (get_measures); in_low_rank.
+mechanize; graft, in_eigenbasis, in_low_rank; sam; master_weights, kahan_summation;
+inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
 and of single examples: microbatched, per_example_global_norm_clip,
@@ -71,6 +68,11 @@ from .combinators.averaging import (
     schedule_free as schedule_free,
 )
 from .combinators.chaining import chain as chain, in_turn as in_turn
+from .combinators.eigenbasis import (
+    InEigenbasisState as InEigenbasisState,
+    in_eigenbasis as in_eigenbasis,
+)
+from .combinators.grafting import GraftState as GraftState, graft as graft
 from .combinators.guarding import (
     ApplyIfFiniteState as ApplyIfFiniteState,
     DynamicLossScalingState as DynamicLossScalingState,
@@ -88,12 +90,12 @@ from .combinators.knobs import (
     inject_hyperparams as inject_hyperparams,
     set_hyperparams as set_hyperparams,
 )
-from .combinators.mechanic import MechanicState as MechanicState, mechanize as mechanize
-from .combinators.momo import MomoState as MomoState, momo as momo
 from .combinators.low_rank import (
     InLowRankState as InLowRankState,
     in_low_rank as in_low_rank,
 )
+from .combinators.mechanic import MechanicState as MechanicState, mechanize as mechanize
+from .combinators.momo import MomoState as MomoState, momo as momo
 from .combinators.monitoring import (
     MeasureState as MeasureState,
     get_measures as get_measures,
@@ -198,10 +200,12 @@ from .optimizers import (
     scion as scion,
     sgd as sgd,
     sgld as sgld,
+    shampoo as shampoo,
     sign_sgd as sign_sgd,
     signum as signum,
     simplified_ademamix as simplified_ademamix,
     sm3 as sm3,
+    soap as soap,
     sophia as sophia,
     yogi as yogi,
 )
@@ -278,6 +282,11 @@ from .transforms.hessian import (
     HutchinsonState as HutchinsonState,
     gauss_newton_bartlett_estimator as gauss_newton_bartlett_estimator,
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
+)
+from .transforms.kronecker import (
+    ScaleByShampooState as ScaleByShampooState,
+    Sides as Sides,
+    scale_by_shampoo as scale_by_shampoo,
 )
 from .transforms.layerwise import (
     ScaleByNovogradState as ScaleByNovogradState,

@@ -4,13 +4,16 @@ No arithmetic here: what a stage computes is documented where the stage is. Name
 arguments, defaults and results are those of Optax where it has the name.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 
+from ._checks import Number
 from .base import GradientTransformation, identity, transformation
 from .combinators.averaging import schedule_free
 from .combinators.chaining import chain
+from .combinators.eigenbasis import in_eigenbasis
+from .combinators.grafting import graft
 from .combinators.low_rank import in_low_rank
 from .combinators.momo import momo
 from .combinators.preconditioning import scale_by_curvature, scale_by_curvature_rms
@@ -26,6 +29,7 @@ from .transforms.adding import (
 from .transforms.clipping import clip
 from .transforms.factored import scale_by_factored_rms, scale_by_sm3
 from .transforms.hessian import HUTCHINSON
+from .transforms.kronecker import scale_by_shampoo
 from .transforms.layerwise import (
     clip_by_block_rms,
     scale_by_novograd,
@@ -2610,6 +2614,160 @@ def galore(
             update_proj_gap,
             scale,
             side=side,
+            axes=axes,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def shampoo(
+    learning_rate: NonNegativeOrSchedule,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Mask | None = None,
+    *,
+    shampoo_beta: Fraction = 0.999,
+    matrix_eps: Annotated[float | jax.Array, Number("(0, 1]")] = 1e-6,
+    exponent: Annotated[float, Number("(0, 1]", plain=True)] = 0.25,
+    precondition_frequency: PositiveCount = 10,
+    block_size: PositiveCount = 1024,
+    grafting: Literal["adam", "rmsprop", "adagrad", "sgd"] | None = "adam",
+    axes: Axes = None,
+) -> GradientTransformation:
+    r"""Shampoo for matrices, with the length of another's steps; Adam for the rest.
+
+    What it preconditions is a running mean of gradients, as in PyTorch's distributed
+    Shampoo (Anil et al. smooth what comes out).
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule: one that
+            suits the optimizer whose length the steps have.
+        b1: The decay of the first moment, in [0, 1).
+        b2: The decay of the second moment of Adam, for the other parameters and for the
+            length of the steps, in [0, 1).
+        eps: Added to the root of that second moment.
+        weight_decay: Decoupled: added to the direction, before the rate, for all
+            parameters.
+        mask: Which parameters decay; as in `add_decayed_weights`.
+        shampoo_beta: The decay of Shampoo's factors, in [0, 1]; 1 for sums, as in the
+            paper.
+        matrix_eps: Their least eigenvalue, as a part of the largest, in (0, 1].
+        exponent: The power of each inverse root, in (0, 1]: 0.25 as in the paper, or 0.5.
+        precondition_frequency: How many steps from one renewal of the roots to the next.
+        block_size: A matrix with a longer side is cut into blocks.
+        grafting: Whose length the step of each matrix has, for the same first moment; None
+            for that of Shampoo itself.
+        axes: Which parameters are matrices, and what their axes are, as in `on_matrices`.
+
+    Returns:
+        The `chain`. Its state holds, for an m x n matrix, $8 mn + 8 (m^2 + n^2)$ bytes: 24
+        a parameter if it is square (20 if `grafting` needs no state); 8 a parameter for the
+        others.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; by `init`, if there is no
+            matrix, or if a role does not fit its parameter.
+
+    Example:
+        >>> import optimjax as ox
+        >>> optimizer = ox.shampoo(1e-3, axes={"embed": None, "**/conv": "iiio"})
+
+    References:
+        V. Gupta, T. Koren and Y. Singer, [Shampoo: preconditioned stochastic tensor
+        optimization](https://arxiv.org/abs/1802.09568), 2018.
+        R. Anil et al., [Scalable second order optimization for deep
+        learning](https://arxiv.org/abs/2002.09018), 2020.
+    """
+    adam_length = scale_by_rms(b2, eps, bias_correction=True)
+    lengths = {
+        "adam": adam_length,
+        "rmsprop": scale_by_rms(b2, eps),
+        "adagrad": scale_by_rss(0.0, eps, eps_in_sqrt=False),
+        "sgd": identity(),
+    }
+    preconditioned = scale_by_shampoo(
+        shampoo_beta,
+        matrix_eps,
+        exponent=exponent,
+        every=precondition_frequency,
+        block_size=block_size,
+        axes=axes,
+    )
+    return chain(
+        scale_by_momentum(b1, dampening=b1),
+        add_bias_correction(b1),
+        on_matrices(
+            preconditioned
+            if grafting is None
+            else graft(preconditioned, lengths[grafting]),
+            adam_length,
+            axes,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@transformation
+def soap(
+    learning_rate: NonNegativeOrSchedule,
+    b1: Decay = 0.95,
+    b2: Decay = 0.95,
+    shampoo_beta: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.01,
+    mask: Mask | None = None,
+    *,
+    precondition_frequency: PositiveCount = 10,
+    max_precond_dim: PositiveCount = 10_000,
+    axes: Axes = None,
+) -> GradientTransformation:
+    r"""Adam in the axes of Shampoo: SOAP. For parameters that are no matrices, Adam.
+
+    The first gradient makes the axes and moves nothing (but weights decay): see
+    `in_eigenbasis`.
+
+    Args:
+        learning_rate: $\eta \ge 0$, a number, a traced scalar, or a schedule: 3e-3 in the
+            paper's code.
+        b1: The decay of the first moment, in [0, 1).
+        b2: The decay of the second moment, in [0, 1).
+        shampoo_beta: The decay of the factors whose eigenvectors are the axes, in [0, 1).
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled: added to the direction, before the rate.
+        mask: Which parameters decay; as in `add_decayed_weights`.
+        precondition_frequency: How many steps from one renewal of the axes to the next.
+        max_precond_dim: How long a side may be to be turned; a longer one stays as it is.
+        axes: Which parameters are matrices, and what their axes are, as in `on_matrices`.
+
+    Returns:
+        The `chain`. Its state holds, for an m x n matrix, $8 mn + 8 (m^2 + n^2)$ bytes: 24
+        a parameter if it is square; 8 a parameter for the others.
+
+    Raises:
+        ValueError: If an argument lies outside of its range; by `init`, if there is no
+            matrix, or if a role does not fit its parameter.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.soap(3e-3, precondition_frequency=20)
+        soap(0.003, precondition_frequency=20)
+
+    References:
+        N. Vyas et al., [SOAP: improving and stabilizing Shampoo using
+        Adam](https://arxiv.org/abs/2409.11321), 2024. Its code decays no weights at the
+        first step.
+    """
+    return chain(
+        in_eigenbasis(
+            scale_by_adam(b1, b2, eps),
+            shampoo_beta,
+            every=precondition_frequency,
+            max_dim=max_precond_dim,
             axes=axes,
         ),
         add_decayed_weights(weight_decay, mask),

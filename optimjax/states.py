@@ -1,4 +1,11 @@
-"""What is in the state of a transformation, wherever in it: found, replaced, asked."""
+"""What is in the state of a transformation, wherever in it: found, replaced, asked.
+
+A class of states answers two questions, if they concern it. `eval_params(params)`, a
+method: what is averaged of the parameters (see `evaluated`). `directions`, an attribute, a
+tuple of the names of its fields that hold directions, or points: trees like the params that
+turn with the gradients when axes do (see `in_eigenbasis`), as momentum does, and second
+moments do not.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -589,6 +589,21 @@ COMBINATORS = [
         whole=True,
         matrix=True,
     ),
+    Case(
+        ox.in_eigenbasis,
+        {"every": 3},
+        (ox.scale_by_adam(),),
+        oracles.in_eigenbasis,
+        matrix=True,
+    ),
+    Case(
+        ox.in_eigenbasis,
+        {"decay": 0.5, "every": 3, "method": "eigh", "max_dim": 3},
+        (ox.scale_by_adam(),),
+        oracles.in_eigenbasis,
+        matrix=True,
+    ),
+    Case(ox.graft, {}, (ox.identity(), ox.scale_by_sign()), oracles.graft),
     around_adam(ox.accumulate, 3, oracle=windowed),
     around_double(ox.conditionally_transform, ox.every(2), otherwise=1.0),
     around_double(ox.conditionally_mask, ox.every(2), otherwise=0.0),
@@ -600,7 +615,38 @@ COMBINATORS = [
     Case(ox.inject_hyperparams(ox.sgd), {"learning_rate": fading}, (), oracles.sgd, True),
 ]
 
-CASES = STAGES + OPTIMIZERS + COMBINATORS
+MATRIX_RULES = [
+    Case(
+        ox.scale_by_shampoo,
+        {"decay": 0.9, "every": 3},
+        oracle=oracles.scale_by_shampoo,
+        matrix=True,
+        bare=True,
+    ),
+    Case(
+        ox.scale_by_shampoo,
+        {"decay": 1.0, "eps": 1e-3, "exponent": 0.5},
+        oracle=oracles.scale_by_shampoo,
+        matrix=True,
+        bare=True,
+    ),
+    Case(
+        ox.shampoo,
+        {"learning_rate": fading, "precondition_frequency": 3, "weight_decay": 0.1},
+        oracle=oracles.shampoo,
+        whole=True,
+        matrix=True,
+    ),
+    Case(
+        ox.soap,
+        {"learning_rate": fading, "precondition_frequency": 3},
+        oracle=oracles.soap,
+        whole=True,
+        matrix=True,
+    ),
+]
+
+CASES = STAGES + OPTIMIZERS + COMBINATORS + MATRIX_RULES
 
 # One case of each factory: what is tested of it whatever its settings.
 ONE_EACH = list({case.make: case for case in reversed(CASES)}.values())[::-1]

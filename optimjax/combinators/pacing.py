@@ -23,6 +23,8 @@ class AccumulateState(NamedTuple):
     total: Updates
     inner_state: OptState  # That of `inner`.
 
+    directions = ("total",)
+
 
 def _added(u: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
     return u, total + u

@@ -23,6 +23,8 @@ class SamState(NamedTuple):
     original: Any  # The params before they were perturbed; None in the one-call form.
     inner_state: OptState  # The state of the inner transformation.
 
+    directions = ("original",)
+
 
 @transformation(state=SamState)
 def sam(

@@ -173,6 +173,8 @@ class ScaleBySm3State(NamedTuple):
     mu: Params  # For each parameter, a tuple with one vector for each of its axes.
     nu: Params  # m, the mean of scaled gradients, shaped like the params.
 
+    directions = ("nu",)
+
 
 def _along(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
     return jnp.expand_dims(vector, [a for a in range(ndim) if a != axis])

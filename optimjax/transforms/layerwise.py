@@ -352,6 +352,8 @@ class ScaleByNovogradState(NamedTuple):
     mu: Params  # m, the sum of normalised gradients, shaped like the params; in `mu_dtype`.
     nu: Params  # v, for each parameter one number, (): the mean of |g|^2; real.
 
+    directions = ("mu",)
+
 
 def _novograd(
     g: jax.Array,

@@ -42,6 +42,8 @@ class ScaleByBeliefState(NamedTuple):
     mu: Params  # m, the mean of gradients, shaped like the params.
     nu: Params  # s, the mean square of g - m, shaped like the params; real.
 
+    directions = ("mu",)
+
 
 def _belief(
     g: jax.Array,
@@ -137,6 +139,8 @@ class ScaleByAcpropState(NamedTuple):
     mu: Params  # m, the mean of gradients, shaped like the params.
     nu: Params  # s, the mean square of g - m, shaped like the params; real.
 
+    directions = ("mu",)
+
 
 def _acprop(
     g: jax.Array,
@@ -220,6 +224,8 @@ class ScaleByYogiState(NamedTuple):
     count: jax.Array  # t, (), int32: the steps taken.
     mu: Params  # m, the mean of gradients, shaped like the params.
     nu: Params  # v, the second moment, shaped like the params; real.
+
+    directions = ("mu",)
 
 
 def _yogi(
@@ -319,6 +325,8 @@ class ScaleByAdanState(NamedTuple):
     delta: Params  # v, the mean of their differences.
     nu: Params  # n, the second moment; real.
     previous: Params  # g, the gradient of the step before.
+
+    directions = ("mu", "delta", "previous")
 
 
 def _adan(
@@ -432,6 +440,8 @@ class ScaleByAdemamixState(NamedTuple):
     slow: Params  # l, the slow one, in `mu_dtype`.
     nu: Params  # v, the second moment; real.
 
+    directions = ("fast", "slow")
+
 
 def _ademamix(
     g: jax.Array,
@@ -530,6 +540,8 @@ class ScaleByAdoptState(NamedTuple):
     count: jax.Array  # t, (), int32: the steps taken.
     mu: Params  # m, the mean of normalised gradients, shaped like the params.
     nu: Params  # v, the second moment, shaped like the params; real.
+
+    directions = ("mu",)
 
 
 def _adopt(

@@ -29,6 +29,8 @@ class ScaleByMomentumState(NamedTuple):
     count: jax.Array  # t, (), int32: the steps taken.
     momentum: Params  # m, shaped like the params; float32 or wider, or `dtype`.
 
+    directions = ("momentum",)
+
 
 def _momentum(
     g: jax.Array, m: jax.Array, *, decay: Any, gain: Any, ahead: Any, nesterov: bool
@@ -123,6 +125,8 @@ class EmaState(NamedTuple):
 
     count: jax.Array  # t, (), int32: the steps taken.
     ema: Params  # m, shaped like the params; float32 or wider, or `dtype`.
+
+    directions = ("ema",)
 
 
 def _ema(
@@ -424,6 +428,8 @@ class ScaleByOptimisticGradientState(NamedTuple):
 
     count: jax.Array  # t, (), int32: the steps taken.
     previous: Params  # The update that came in before, shaped like the params.
+
+    directions = ("previous",)
 
 
 def _optimistic(

@@ -232,6 +232,8 @@ class FtrlState(NamedTuple):
     linear: Params  # z, the sum of gradients less that of the proximal terms.
     sum_of_squares: Params  # n, real.
 
+    directions = ("linear",)
+
 
 def _power_and_growth(n: jax.Array, added: jax.Array, power: float) -> Any:
     """`(n + added)**power`, and by how much that is more than `n**power`.
@@ -358,6 +360,8 @@ class AdagradDualAveragingState(NamedTuple):
     sum_of_gradients: Params  # a.
     sum_of_squares: Params  # s, real.
 
+    directions = ("sum_of_gradients",)
+
 
 def _dual_averaging(
     g: jax.Array,
@@ -444,6 +448,8 @@ class ScaleByMadgradState(NamedTuple):
     sum_of_gradients: Params  # s, weighted.
     sum_of_squares: Params  # v, weighted; real.
     start: Params  # x, the params at the start.
+
+    directions = ("sum_of_gradients", "start")
 
 
 def _madgrad(

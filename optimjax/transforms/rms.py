@@ -99,6 +99,8 @@ class ScaleByRmsState(NamedTuple):
     mean: Params | None  # a, the mean of gradients, if `centered`; else None.
     nu_max: Params | None  # The largest v so far, if `amsgrad`; else None.
 
+    directions = ("mean",)
+
 
 def _rms(
     u: jax.Array,

@@ -46,6 +46,8 @@ class ScaleByLionState(NamedTuple):
 
     mu: Params  # m, the mean of gradients, shaped like the params; in `mu_dtype`.
 
+    directions = ("mu",)
+
 
 def _lion(
     g: jax.Array, m: jax.Array, *, b1: Any, b2: Any, mode: str, smooth_beta: Any
@@ -115,6 +117,8 @@ class ScaleByRpropState(NamedTuple):
 
     step_size: Params  # How far each number goes; real.
     previous: Params  # The sign of the gradient before; 0 where it had just turned.
+
+    directions = ("previous",)
 
 
 def _rprop(

@@ -7,6 +7,7 @@ Steps in formulas are t = 1, 2, ...; schedules see t - 1.
 """
 
 from .curvature import *  # noqa: F403
+from .kronecker import *  # noqa: F403
 from .low_rank import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .orthogonal import *  # noqa: F403
