@@ -210,6 +210,9 @@ from .optimizers import (
     yogi as yogi,
 )
 
+# What `sweep` (below) finds.
+from .results import Candidate as Candidate, SweepResult as SweepResult
+
 # Schedules: the step in, a value out.
 from .schedules import (
     constant_schedule as constant_schedule,
@@ -235,6 +238,9 @@ from .schedules import (
     warmup_schedule as warmup_schedule,
     warmup_stable_decay_schedule as warmup_stable_decay_schedule,
 )
+
+# Choosing between optimizers.
+from .sweeping import log_uniform as log_uniform, sweep as sweep, uniform as uniform
 
 # Transforms: the rules themselves.
 from .transforms.adaptive import (

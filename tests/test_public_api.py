@@ -27,7 +27,9 @@ LAYERS = [
     {"transforms"},
     {"combinators"},
     {"optimizers", "minimizing"},
-    {"testing"},
+    {"testing", "_pictures"},
+    {"results"},
+    {"sweeping"},
     {"__init__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
