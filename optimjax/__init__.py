@@ -33,6 +33,8 @@ and of single examples: microbatched, per_example_global_norm_clip,
 per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
+For choosing: sweep, with log_uniform and uniform.
+
 For rules of your own: transformation, and the modules tree, projections, numerics,
 typing and testing.
 """

@@ -221,6 +221,12 @@ def _checked_call(
     return call
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is a plain number; `True` is none."""
+    numbers = int | float | np.integer | np.floating
+    return isinstance(value, numbers) and not isinstance(value, bool)
+
+
 def domains(function: Callable[..., Any]) -> dict[str, Number]:
     """The interval of each numeric argument of a factory; for tests of refusals."""
     wrapped = inspect.unwrap(function)

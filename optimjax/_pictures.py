@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from ._checks import is_number
+
 # They differ in lightness, and can be told apart by colour-blind readers.
 RUNGS = ("#0072B2", "#56B4E9", "#A9A9A9", "#D3D3D3")  # From the last rung to the first.
 BEST, NOISE, WORSE = "#D55E00", "#E69F00", "#555555"
@@ -30,8 +32,8 @@ def draw(result: Any, path: Any, argument: str | None) -> None:
         raise ValueError(f"`SweepResult.plot`: no optimizer of this sweep has {what}.")
     finalists = [c for c in result.finalists if not c.diverged][:SHOWN]
     compared = [c for c in finalists if c.verdict == "best" or not math.isnan(c.behind)]
-    columns = min(COLUMNS, len(axis_of))
-    rows = math.ceil(len(axis_of) / columns)
+    rows = math.ceil(len(axis_of) / COLUMNS)
+    columns = math.ceil(len(axis_of) / rows)
     heights = [1.25, 3.6 * rows, 1.0 + 0.34 * len(compared)]
     if len(compared) < 2:
         heights.pop()
@@ -43,9 +45,9 @@ def draw(result: Any, path: Any, argument: str | None) -> None:
     )
     # Each part has a layout of its own, so that long names below squeeze no panel above.
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
-    _write_title(parts[0], result)
     all_axes = parts[1].subplots(rows, columns, sharey=True, squeeze=False).flat
     limits = _limits(result)
+    _write_title(parts[0], result, limits[1])
     for i, axes in enumerate(all_axes):
         if i >= len(axis_of):
             axes.set_axis_off()
@@ -65,8 +67,7 @@ def _axis(result: Any, name: str, argument: str | None) -> str | None:
     varied = [
         a
         for a in tried[0]
-        if all(isinstance(s[a], int | float) for s in tried)
-        and len({s[a] for s in tried}) > 1
+        if all(is_number(s[a]) for s in tried) and len({s[a] for s in tried}) > 1
     ]
     ranges = result.ranges[name]
     if argument is not None:
@@ -74,7 +75,7 @@ def _axis(result: Any, name: str, argument: str | None) -> str | None:
     return min(varied, key=lambda a: a not in ranges, default=None)
 
 
-def _write_title(part: Any, result: Any) -> None:
+def _write_title(part: Any, result: Any, high: float) -> None:
     seeds = f"{result.seeds} seeds" if result.seeds > 1 else "1 seed"
     best = next((c for c in result.finalists if not c.diverged), None)
     title = "Every candidate diverged"
@@ -103,11 +104,14 @@ def _write_title(part: Any, result: Any) -> None:
     fresh = " (its mean over fresh seeds)" if result.confirmed else ""
     star = Line2D([], [], color=BEST, marker="*", markersize=12, linestyle="none")
     star.set_label(f"the best{fresh}")
-    gone = Line2D([], [], color=GREY, marker="x", markersize=6, linestyle="none")
-    gone.set_label("diverged, or off the panel")
+    handles.append(star)
+    if any(not c.search[0][1].mean() <= high for c in result.candidates):
+        gone = Line2D([], [], color=GREY, marker="x", markersize=6, linestyle="none")
+        gone.set_label("diverged, or off the panel")
+        handles.append(gone)
     part.legend(
-        handles=[*handles, star, gone],
-        ncols=len(handles) + 2,
+        handles=handles,
+        ncols=len(handles),
         fontsize=9,
         frameon=False,
         loc="lower left",
@@ -133,12 +137,16 @@ def _short(value: Any) -> str:
 
 def _limits(result: Any) -> tuple[float, float]:
     """The scores that there is room for: not those of runs that all but diverged."""
-    means = [s.mean() for c in result.candidates for _, s in c.search]
-    sound = np.sort([m for m in means if math.isfinite(m)] or [1.0])
-    low, middle = sound[0], sound[len(sound) // 2]
-    high = min(sound[-1], max(middle + 2 * (middle - low), low + 1e-12))
-    lows = [s.min() for c in result.candidates for _, s in c.search]
-    return min(lows), high
+    scores = [c.scores for c in result.finalists]
+    scores += [s for c in result.candidates for _, s in c.search]
+    scores = [s for s in scores if np.all(np.isfinite(s))] or [np.ones(1)]
+    means = np.sort([s.mean() for s in scores])
+    best, middle = means[0], means[len(means) // 2]
+    high = middle + 2 * (middle - best)
+    if best > 0:
+        high = max(high, middle * (middle / best))
+    low = min(s.min() for s in scores)
+    return low, max(min(high, means[-1]), low + 1e-12)
 
 
 def _draw_scores(
@@ -149,8 +157,9 @@ def _draw_scores(
     if low > 0 and high > 5 * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.15, high * (high / low) ** 0.08)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter("{x:g}")
+        if high < 1e3 * low:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low))
@@ -163,7 +172,7 @@ def _draw_scores(
         free = (argument, *ranges, *same)
         return tuple((k, v) for k, v in c.settings.items() if k not in free)
 
-    choices = list(dict.fromkeys(map(choice, mine)))
+    choices = sorted(dict.fromkeys(map(choice, mine)), key=_in_order)
     for steps in rungs:
         colour = _colour(rungs, steps)
         for k, chosen in enumerate(choices):
@@ -228,12 +237,17 @@ def _draw_scores(
             handle.set(marker=MARKERS[k % len(MARKERS)], markersize=5, **_line(k, ranges))
         axes.legend(
             handles=handles,
-            ncols=2,
+            ncols=min(3, len(choices)),
             fontsize=8.5,
             frameon=False,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.15),
         )
+
+
+def _in_order(chosen: tuple[tuple[str, Any], ...]) -> list[tuple[Any, ...]]:
+    """What to sort choices by: numbers by size, before names and `None`."""
+    return [(0, v, "") if is_number(v) else (1, 0.0, str(v)) for _, v in chosen]
 
 
 def _line(k: int, ranges: list[str]) -> dict[str, Any]:
@@ -281,10 +295,14 @@ def _draw_differences(axes: Axes, compared: list[Any], result: Any) -> None:
             va="center",
             fontsize=9,
         )
+    apart = [c.behind for c in compared if c.behind > 0]
+    if apart and max(apart) > 100 * min(apart):
+        axes.set_xscale("symlog", linthresh=min(apart))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.axvline(0.0, color=GREY, linewidth=0.8, zorder=0)
     axes.set_yticks(list(places), [_name(c) for c in compared], fontsize=9)
     axes.set_ylim(-0.6, len(compared) - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.set_xlabel(
         "score behind the best, with the same seeds; the bar holds 0: within noise "
         f"({100 * (result.confidence or 0):g} %)"

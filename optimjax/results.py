@@ -1,12 +1,14 @@
 """What a sweep found: a table, what is noise in it, and a picture."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ._checks import is_number
 from .base import GradientTransformation
 
 Setting = dict[str, Any]  # The arguments of a factory.
@@ -204,11 +206,6 @@ def _settings_text(candidate: Candidate) -> str:
     return ", ".join(text(*item) for item in candidate.settings.items())
 
 
-def is_number(value: Any) -> bool:
-    """Whether `value` is a plain number; `True` is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _plus_minus(mean: float, spread: float) -> str:
     """Both to two digits of the spread; the mean alone if there is none."""
     if not spread > 0 or not math.isfinite(spread):
@@ -242,7 +239,10 @@ def _notes(result: SweepResult) -> str:
             "interval holds 0"
         )
         if all(c.spread == 0 for c in compared):
-            lines.append("all seeds gave the same: there is no noise in this problem")
+            lines.append(
+                "all seeds gave the same: there is no noise in this problem, and "
+                "`seeds=1, confidence=None` finds as much"
+            )
     if any(c.at_edge for c in result.finalists):
         lines.append("*: the lowest or highest value tried; a better one may lie beyond")
     stopped = [c for c in result.candidates if c.verdict == "stopped"]
@@ -264,6 +264,7 @@ def _notes(result: SweepResult) -> str:
 # Noise.
 
 
+@functools.cache
 def student_quantile(tail: float, degrees: int) -> float:
     r"""The $t$ that Student's distribution exceeds with a probability of `tail`.
 

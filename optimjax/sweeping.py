@@ -17,7 +17,7 @@ from . import _checks, _dtypes, results, tree
 from .base import GradientTransformation, Params, apply_updates
 from .combinators.averaging import eval_params
 from .combinators.chaining import chain
-from .results import Candidate, Setting, SweepResult, is_number
+from .results import Candidate, Setting, SweepResult
 from .typing import Number, Positive, PositiveCount, Scalar
 
 # What is tried: ranges, and where in them.
@@ -41,7 +41,7 @@ class Range(NamedTuple):
             value = float(f"{self.low * 10 ** (fraction * decades):.{digits}g}")
         else:
             width = self.high - self.low
-            value = round(self.low + fraction * width, 3 - math.floor(math.log10(width)))
+            value = round(self.low + fraction * width, 3 - math.ceil(math.log10(width)))
         return min(max(value, self.low), self.high)
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ def uniform(low: Scalar, high: Scalar) -> Range:
         high: The higher end, above `low`.
 
     Returns:
-        A `Range`, whose values are rounded to a thousandth or less of its width.
+        A `Range`, whose values are rounded to about a thousandth of its width.
 
     Raises:
         ValueError: If an end is not finite, or `low` is not below `high`.
@@ -156,7 +156,7 @@ def _entry(name: Any, given: Any) -> _Entry:
     for argument, value in arguments.items():
         if isinstance(value, Range):
             entry.ranges[argument] = value
-        elif isinstance(value, list | tuple | range):
+        elif type(value) in (list, tuple, range):  # A transformation is a tuple, too.
             entry.choices[argument] = list(value)
         elif isinstance(value, np.ndarray | jax.Array) and value.ndim == 1:
             entry.choices[argument] = value.tolist()
@@ -197,7 +197,7 @@ def _groups(
     can_be_traced: Callable[..., bool],
 ) -> list[_Group]:
     """The candidates of one optimizer, by what cannot be traced."""
-    static = {a: v for a, v in entry.choices.items() if not all(map(is_number, v))}
+    static = {a: v for a, v in entry.choices.items() if not all(map(_checks.is_number, v))}
     numbers = {a: v for a, v in entry.choices.items() if a not in static}
     first = {a: v[0] for a, v in entry.choices.items()}
     first |= {a: r.at(0.5) for a, r in entry.ranges.items()}
@@ -226,11 +226,12 @@ def _groups(
 def _spread(
     name: str, ranges: dict[str, Range], choices: dict[str, list[Any]], count: int
 ) -> list[Setting]:
-    """`count` settings, far from one another: a Hammersley set on an irrational lattice.
+    """`count` settings, far from one another, each axis divided evenly.
 
-    The first range is divided evenly; each further argument follows the multiples of a
-    power of the generalized golden ratio, so that every part of one range meets every
-    part of the others. All combinations, where there are lists alone, and short ones.
+    Along the first axis they are in order; along the others they are in the order of the
+    multiples of powers of a number that has no good fractions (the generalized golden
+    ratio), so that every part of one axis meets every part of the others. All
+    combinations, where there are lists alone, and short ones.
     """
     del name
     product = list(itertools.product(*choices.values()))
@@ -239,19 +240,18 @@ def _spread(
     axes: dict[str, Any] = {**ranges, **choices}
     golden = 1.0
     for _ in range(64):  # To the root of x^d = x + 1.
-        golden = (1 + golden) ** (1 / len(axes))
-    settings = []
-    for i in range(count):
-        setting = {}
-        for k, (argument, axis) in enumerate(axes.items()):
-            fraction = (0.5 + i * golden**-k) % 1 if k else (i + 0.5) / count
-            setting[argument] = (
-                axis.at(fraction)
-                if isinstance(axis, Range)
-                else axis[int(fraction * len(axis))]
-            )
-        settings.append(setting)
-    return _distinct(settings)
+        golden = (1 + golden) ** (1 / max(len(axes), 2))
+    columns = []
+    for k, axis in enumerate(axes.values()):
+        multiples = np.arange(count) * golden**-k % 1 if k else np.arange(count)
+        fractions = (np.argsort(np.argsort(multiples)) + 0.5) / count
+        columns.append(
+            [axis.at(x) for x in fractions.tolist()]
+            if isinstance(axis, Range)
+            else [axis[int(x * len(axis))] for x in fractions]
+        )
+    rows = zip(*columns, strict=True)
+    return _distinct([dict(zip(axes, row, strict=True)) for row in rows])
 
 
 def _on_grid(
@@ -458,11 +458,10 @@ def sweep(
     are lanes of one compiled program, in which their gradients are taken together.
 
     **Who is tried.** Each optimizer has about as many candidates as `candidates` says. They
-    are spread evenly (a Hammersley set: the first range is divided evenly, and no two
-    settings are close), the same for every key; with `grid` they are all combinations. What
-    is a number is traced. What cannot be (flags, names, `None`, counts) is found out by
-    trying, and each such choice has a program and a fair share of the candidates of its
-    own.
+    are spread so that each range is divided evenly, and no two settings are close, the same
+    for every key; with `grid` they are all combinations. What is a number is traced. What
+    cannot be (flags, names, `None`, counts) is found out by trying, and each such choice
+    has its fair share of the candidates.
 
     **Who is stopped.** With `rungs` $R$ and `halving` $\eta$, rung $r = 1, \dots, R$ ends
     after $T \eta^{r - R}$ of $T$ steps. There, of each optimizer (and of each choice that

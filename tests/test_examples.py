@@ -65,13 +65,16 @@ def test_recipes_say_which_there_are():
 
 def test_the_quick_start_and_the_sweep_of_the_readme_run():
     readme = (ROOT / "README.md").read_text()
-    start, sweep = re.findall(r"```python\n((?:import|def) .*?)```", readme, re.DOTALL)
+    blocks = re.findall(r"```python\n((?:import|def|result =) .*?)```", readme, re.DOTALL)
+    start, sweep, choice = blocks
     names = {}
     with jax.numpy_dtype_promotion("standard"):
         exec(start, names)
         exec(sweep, names)
+        exec(choice, names)
     assert abs(names["params"]["w"] - 3.0).max() < 0.05
     assert names["losses"][4] < 0.01 < names["losses"][0]
+    assert names["result"].winner().mean < 0.1
 
 
 def test_the_combinators_of_the_readme_run():
@@ -103,6 +106,16 @@ def test_the_comparison_prints_its_table_and_draws_its_picture(tmp_path):
         assert re.search(rf"\b{name}\b.*\d", out), out
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 20_000
+
+
+def test_the_sweep_prints_its_table_and_draws_its_picture(tmp_path):
+    picture = tmp_path / "small.png"
+    arguments = ["--steps", "9", "--candidates", "3", "--seeds", "2", "--out", picture]
+    out = run(EXAMPLES / "sweep.py", *arguments)
+    for name in ("sgd", "adamw", "lion", "schedule_free"):
+        assert re.search(rf"\d +{name} +learning_rate=.* ± .*", out), out
+    assert "had no part in the choice" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
