@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 
 from . import _checks, _dtypes, base
@@ -47,12 +46,14 @@ class MinimizeResult(NamedTuple):
         return StopReason(int(self.code))
 
     def __repr__(self) -> str:
-        if isinstance(self.code, jax.core.Tracer) or jnp.ndim(self.code):
-            return f"MinimizeResult(code={self.code!r}, steps={self.steps!r}, ...)"
+        try:
+            name = self.reason.name
+        except TypeError:  # Traced, or many.
+            return f"MinimizeResult(code={self.code!r}, ...)"
         return (
-            f"MinimizeResult({self.reason.name} after {self.steps} steps and "
-            f"{self.evaluations} evaluations: value {self.value:.6g}, largest entry of the "
-            f"gradient {self.gradient_norm:.2g})"
+            f"MinimizeResult({name} after {self.steps} steps and {self.evaluations} "
+            f"evaluations: value {self.value:.6g}, largest entry of the gradient "
+            f"{self.gradient_norm:.2g})"
         )
 
 

@@ -35,6 +35,7 @@ class Case:
         bare: Whether it refuses all but matrices, so that others have to pass by it.
         amplifies: By how much it multiplies roundings, as what takes small singular values
             to large ones does.
+        searching: Whether it evaluates a loss, and needs one that it can lower.
     """
 
     make: Callable[..., ox.GradientTransformation]
@@ -48,20 +49,34 @@ class Case:
     matrix: bool = False
     bare: bool = False
     amplifies: float = 1.0
+    searching: bool = False
 
     def __str__(self):
-        return repr(self())
+        return repr(self.make(*self.args, **self.kwargs) if self.searching else self())
 
     def __call__(self):
         made = self.make(*self.args, **self.kwargs)
         if self.bare:
             made = ox.on_matrices(made, ox.identity())
+        if self.searching:
+            return downhill(made)
         return ox.chain(made) if self.chained else made
 
     def expected(self, grads, params, **extra):
         assert self.oracle is not None
         kwargs = {k: fading_exactly if v is fading else v for k, v in self.kwargs.items()}
         return self.oracle(grads, params, **kwargs, **extra)
+
+
+def downhill(search):
+    """`search`, told that its direction leads down, and the first step far enough."""
+
+    def update(updates, state, params=None, **extra):
+        down = jax.tree.map(lambda u: -u, updates)
+        far = {"value": 2.0, "grad": down, "value_fn": lambda params: jnp.float32(-1e6)}
+        return search.update(updates, state, params, **{**extra, **far})
+
+    return ox.GradientTransformation(search.init, update)
 
 
 # What the pair needs besides its own arguments, for those that need it.
@@ -324,6 +339,16 @@ STAGES = [
     stage(ox.scale_by_madgrad, oracle=madgrad_steps, learning_rate=fading),
     stage(ox.scale_by_polyak),
     stage(ox.scale_by_polyak, f_min=3.0, eps=0.1, variant="sps+"),
+    # Where the first step will do; for others, see transforms/test_searching.py.
+    Case(
+        ox.scale_by_backtracking_linesearch,
+        {"store_grad": True},
+        (3,),
+        lambda grads, params, **kwargs: grads,
+        searching=True,
+    ),
+    Case(ox.scale_by_zoom_linesearch, oracle=unchanged, searching=True),
+    stage(ox.scale_by_lbfgs, memory_size=3),
     stage(ox.reduce_on_plateau, patience=2, factor=0.5, cooldown=1, min_scale=0.2),
     stage(ox.scale_by_curvature, hessian_diagonal_fn=None),
     stage(ox.scale_by_curvature_rms, hessian_diagonal_fn=None),
@@ -402,6 +427,8 @@ OPTIMIZERS = [
     optimizer(ox.schedule_free_sgd, learning_rate=0.1, warmup_steps=10, weight_decay=0.1),
     optimizer(ox.schedule_free_adamw),
     optimizer(ox.schedule_free_adamw, warmup_steps=10, b1=0.95, weight_decay=0.1, eps=1e-2),
+    # Its steps along random gradients shrink below rounding: see test_minimizing.py.
+    Case(ox.lbfgs, {"memory_size": 3, "linesearch": None}),
     optimizer(ox.sgd, learning_rate=0.1),
     optimizer(ox.sgd, learning_rate=fading, momentum=0.9),
     optimizer(ox.sgd, learning_rate=0.1, momentum=0.9, nesterov=True),

@@ -11,6 +11,7 @@ import oracles
 import peers
 import pytest
 import recordings
+from precision import enable_x64
 from trajectories import trajectory
 
 import optimjax as ox
@@ -350,3 +351,46 @@ def test_follows_the_recorded_clipping(peer, case, which):
         for leaf in leaves:
             want = recorded[f"{case}/{which}/{leaf}"][t]
             np.testing.assert_allclose(got[leaf], want, rtol=1e-6, atol=1e-12)
+
+
+# An objective in the place of gradients, in float64.
+
+QUARTIC = [recordings.INPUTS[f"obj_{name}"] for name in ("H", "c", "x0")]
+
+
+def quartic(x):
+    h, c, _ = QUARTIC
+    return 0.5 * x @ jnp.asarray(h) @ x - jnp.asarray(c) @ x + 0.1 * jnp.sum(x**4)
+
+
+def descended(tx, steps, **extra):
+    """The params after each step on the recorded objective."""
+
+    def step(carry, _):
+        x, state = carry
+        value, grad = jax.value_and_grad(quartic)(x)
+        updates, state = tx.update(grad, state, x, value=value, **extra)
+        x = ox.apply_updates(x, updates)
+        return (x, state), x
+
+    start = jnp.asarray(QUARTIC[2])
+    path = jax.jit(lambda x: jax.lax.scan(step, (x, tx.init(x)), length=steps)[1])(start)
+    return np.concatenate([QUARTIC[2][None], path])
+
+
+# Of these, torch makes 20 in the first call of `step` and 13 in the second, where its own
+# tests stop it.
+LBFGS = {
+    ("optax_objective", "lbfgs.default"): (ox.lbfgs, {}, range(16)),
+    ("torch", "LBFGS.maxiter1"): (peers.torch_lbfgs, {"lr": 0.1}, range(31)),
+    ("torch", "LBFGS.default"): (peers.torch_lbfgs, {}, [0, 20, *[33] * 9]),
+}
+
+
+@pytest.mark.parametrize(("peer", "case"), LBFGS)
+def test_follows_the_recorded_minimization(peer, case):
+    make, kwargs, rows = LBFGS[peer, case]
+    with enable_x64():
+        path = descended(make(**kwargs), max(rows), value_fn=quartic)
+    want = recordings.arrays(peer)[f"{case}/obj/x"]
+    np.testing.assert_allclose(path[list(rows)], want, rtol=1e-11, atol=1e-12)

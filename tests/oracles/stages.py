@@ -775,3 +775,40 @@ def cautious(grads, params=None, *, flip_sign=True, rescale=True, updates=None):
         factor = kept.size / (np.sum(kept) + 1) if rescale else 1.0
         out.append(np.where(kept, factor * u, 0.0))
     return np.stack(out)
+
+
+class DenseInverseHessian:
+    """The inverse Hessian of BFGS, built by its products from the last few pairs."""
+
+    def __init__(self, memory_size=10, scale_init_precond=True):
+        self.size, self.scaled = memory_size, scale_init_precond
+        self.last, self.pairs = None, []
+
+    def times(self, g, p):
+        """Return H g at p; complex numbers count as pairs of real ones."""
+        shape, is_complex = g.shape, np.iscomplexobj(g)
+        g, p = (np.stack([x.real, x.imag]).ravel() for x in (double(g), double(p)))
+        if self.last is not None:
+            s, y = p - self.last[0], g - self.last[1]
+            if not s.any():
+                self.pairs = []
+            elif s @ y > 2.3e-16 * norm(s) * norm(y):
+                self.pairs = [*self.pairs, (s, y)][-self.size :]
+        self.last = p, g
+        h = np.eye(g.size)
+        if self.scaled and self.pairs:
+            s, y = self.pairs[-1]
+            h *= (s @ y) / (y @ y)
+        elif self.scaled:
+            h *= min(1.0, 1.0 / norm(g)) if g.any() else 1.0
+        for s, y in self.pairs:
+            v = np.eye(g.size) - np.outer(y, s) / (s @ y)
+            h = v.T @ h @ v + np.outer(s, s) / (s @ y)
+        real, imag = (h @ g).reshape(2, *shape)
+        return real + 1j * imag if is_complex else real
+
+
+def scale_by_lbfgs(grads, params, **settings):
+    """Return H g: equation 7.19 of Nocedal and Wright, 2006."""
+    hessian = DenseInverseHessian(**settings)
+    return np.stack([hessian.times(g, p) for g, p in zip(grads, params, strict=True)])

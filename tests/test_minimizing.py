@@ -1,0 +1,216 @@
+"""The loop around an optimizer: where it ends, why, and after how many evaluations.
+
+The comparison with SciPy in full is `python -m tests.benchmarks.curvature`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from precision import enable_x64
+
+import optimjax as ox
+from optimjax import StopReason
+from tests.benchmarks import curvature
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def bowl(params):
+    return jnp.sum((params - 1) ** 2)
+
+
+@pytest.mark.parametrize("name", curvature.QUICK)
+def test_it_needs_no_more_evaluations_than_scipy(name):
+    row = curvature.compared(name, peers=("scipy",))
+    assert row.ours.reached
+    assert row.ours.evaluations <= 1.2 * row.scipy.evaluations
+    np.testing.assert_allclose(row.ours.params, row.scipy.params, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluations_are_counted_one_by_one():
+    calls = []
+
+    def counted(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return rosenbrock(x)
+
+    result = ox.minimize(counted, jnp.array([-1.2, 1.0]), ox.lbfgs(), gtol=1e-3, ftol=0.0)
+    jax.effects_barrier()
+    assert result.reason == StopReason.GRADIENT_SMALL
+    assert result.evaluations == len(calls)
+    assert result.evaluations < 2 * result.steps  # None but the search's own, and one.
+
+
+@pytest.mark.parametrize(
+    ("tx", "evaluations"),
+    [
+        (ox.adam(0.1), lambda r: r.steps + 1),
+        # The search's and one of its own at each step, which ends elsewhere.
+        (ox.chain(ox.lbfgs(), ox.scale(0.5)), lambda r: 2 * r.steps + 1),
+        (ox.accumulate(ox.sgd(0.3), 3), lambda r: r.steps + 1),
+    ],
+    ids=str,
+)
+def test_any_transformation_will_do(tx, evaluations):
+    result = ox.minimize(bowl, jnp.zeros(3), tx)
+    assert result.reason in (StopReason.GRADIENT_SMALL, StopReason.VALUE_SETTLED)
+    np.testing.assert_allclose(result.params, 1.0, atol=1e-3)
+    assert result.evaluations == evaluations(result)
+    np.testing.assert_allclose(result.value, bowl(result.params))
+    np.testing.assert_allclose(result.gradient_norm, abs(2 * (result.params - 1)).max())
+
+
+def test_one_of_another_library_will_do():
+    optax = pytest.importorskip("optax")
+    for tx in (
+        optax.adam(0.1),
+        optax.GradientTransformation(*optax.sgd(0.3)),
+        optax.lbfgs(),
+    ):
+        with jax.numpy_dtype_promotion("standard"):
+            result = ox.minimize(bowl, jnp.zeros(3), tx)
+        np.testing.assert_allclose(result.params, 1.0, atol=1e-3)
+
+
+def stopped(fun, start, tx=None, **kwargs):
+    return ox.minimize(fun, jnp.asarray(start), ox.lbfgs() if tx is None else tx, **kwargs)
+
+
+def test_at_the_optimum_there_is_nothing_to_do():
+    result = stopped(bowl, [1.0, 1.0])
+    assert (result.steps, result.evaluations) == (0, 1)
+    assert result.reason == StopReason.GRADIENT_SMALL
+    flat = stopped(lambda x: 3.0 + 0 * jnp.sum(x), [1.0, 1.0], ox.sgd(0.1))
+    assert flat.steps == 0
+
+
+def test_it_stops_where_the_value_settles():
+    # SciPy's ftol: the first step that changes the value by less, relative to at least 1.
+    values, x = [4.0], 2.0
+    while len(values) < 2 or values[-2] - values[-1] > 0.01 * max(values[-2], 1.0):
+        x = x - 0.2 * x
+        values.append(x * x)
+    result = stopped(lambda x: x**2, 2.0, ox.sgd(0.1), ftol=0.01, gtol=0.0)
+    assert result.reason == StopReason.VALUE_SETTLED
+    assert result.steps == len(values) - 1
+    np.testing.assert_allclose(result.value, values[-1], rtol=1e-5)
+
+
+def test_it_stops_where_steps_are_small():
+    result = stopped(lambda x: x**2, 2.0, ox.sgd(0.1), xtol=0.1, ftol=0.0, gtol=0.0)
+    # Steps are 0.2 x: below 0.1 of max(1, x) first where x < 0.5, after seven of them.
+    assert (result.reason, result.steps) == (StopReason.STEP_SMALL, 8)
+
+
+def test_it_stops_after_the_most_steps():
+    result = stopped(rosenbrock, [-1.2, 1.0], max_steps=3)
+    assert (result.reason, result.steps) == (StopReason.MAX_STEPS, 3)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_it_stops_before_what_is_not_finite(bad):
+    falls = lambda x: jnp.where(x < 1.0, -x, bad)  # noqa: E731
+    result = stopped(falls, 0.0, ox.sgd(0.4))
+    assert (result.reason, result.steps) == (StopReason.NOT_FINITE, 3)
+    np.testing.assert_allclose([result.params, result.value], [0.8, -0.8], rtol=1e-6)
+    at_once = stopped(falls, 2.0)
+    assert (at_once.reason, at_once.steps) == (StopReason.NOT_FINITE, 0)
+
+
+def test_it_stops_where_two_searches_in_a_row_fail():
+    # Lower only at the corner itself, which no step hits.
+    corner = lambda x: jnp.where(x == 0.0, 0.0, 1.0) + 0.1 * x  # noqa: E731
+    result = stopped(corner, 0.0)
+    assert (result.reason, result.steps) == (StopReason.LINESEARCH_FAILED, 2)
+    assert result.params == 0.0
+
+
+def test_in_float32_it_ends_at_the_floor_and_says_so():
+    for start in (np.zeros(10), np.tile([-1.2, 1.0], 5)):
+        result = stopped(rosenbrock, start.astype(np.float32), gtol=0.0, ftol=0.0)
+        assert result.steps < 200  # Not stepping on the spot.
+        assert result.value < 1e-10
+
+
+def test_it_says_how_it_went():
+    text = repr(stopped(rosenbrock, [-1.2, 1.0]))
+    assert text.startswith("MinimizeResult(GRADIENT_SMALL after 3")
+    assert "evaluations: value " in text
+    assert "code=" in repr(jax.eval_shape(lambda: stopped(bowl, [0.0])))
+
+
+def test_it_is_the_same_in_jit_and_for_each_of_a_batch():
+    starts = jnp.array([[-1.2, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    together = jax.jit(jax.vmap(lambda x: stopped(rosenbrock, x)))(starts)
+    alone = [stopped(rosenbrock, x) for x in starts]
+    assert len({int(r.steps) for r in alone}) == 3
+    np.testing.assert_allclose(together.params, [r.params for r in alone], atol=2e-3)
+    np.testing.assert_array_equal(together.code, [r.code for r in alone])
+
+
+def test_arguments_reach_the_function_without_compiling_anew():
+    traces, seen = [], []
+
+    def loss(x, target, scale):
+        traces.append(1)
+        return scale * jnp.sum((x["w"] - target) ** 2)
+
+    tx = ox.lbfgs()
+    for target in (1.0, -2.0):
+        result = ox.minimize(loss, {"w": jnp.zeros(2)}, tx, (jnp.float32(target), 2.0))
+        np.testing.assert_allclose(result.params["w"], target, rtol=1e-5)
+        seen.append(len(traces))
+    assert seen[0] == seen[1]
+
+
+def test_a_derivative_goes_forward_through_the_loop():
+    def found(target):
+        return ox.minimize(
+            lambda x: (x - target) ** 2, jnp.float32(0.0), ox.sgd(0.3)
+        ).params
+
+    _, slope = jax.jvp(found, (jnp.float32(2.0),), (jnp.float32(1.0),))
+    np.testing.assert_allclose(slope, 1.0, rtol=1e-3)
+
+
+def test_trees_of_any_kind_are_minimized():
+    def loss(params):
+        gap = params["z"] - (1 + 2j)
+        return jnp.sum(jnp.abs(gap) ** 2) + (params["b"].astype(jnp.float32) - 0.5) ** 2
+
+    start = {"z": jnp.zeros(2, jnp.complex64), "b": jnp.bfloat16(3.0), "none": None}
+    result = ox.minimize(loss, start, ox.lbfgs())
+    np.testing.assert_allclose(result.params["z"], 1 + 2j, atol=1e-2)
+    np.testing.assert_allclose(np.float32(result.params["b"]), 0.5, atol=1e-2)
+    assert result.params["b"].dtype == jnp.bfloat16
+    assert ox.minimize(lambda p: jnp.float32(0.0), {}, ox.lbfgs()).steps == 0
+
+
+def test_parts_may_have_optimizers_of_their_own():
+    def loss(params):
+        return rosenbrock(params["x"]) + jnp.sum((params["y"] - params["x"]) ** 2)
+
+    start = {"x": jnp.array([-1.2, 1.0]), "y": jnp.zeros(2)}
+    tx = ox.partition({"x": ox.lbfgs(), "y": ox.sgd(0.4)})
+    result = ox.minimize(loss, start, tx, ftol=0.0)
+    np.testing.assert_allclose(result.params["y"], 1.0, atol=1e-3)
+
+
+def test_float64_is_minimized_to_its_own_precision():
+    with enable_x64():
+        result = stopped(rosenbrock, np.array([-1.2, 1.0]), gtol=1e-10, ftol=0.0)
+        np.testing.assert_allclose(np.asarray(result.params), 1.0, rtol=1e-10)
+
+
+def test_what_it_refuses():
+    with pytest.raises(TypeError, match=r"Did you mean `lbfgs\(...\)`"):
+        ox.minimize(bowl, jnp.zeros(2), ox.lbfgs)
+    with pytest.raises(TypeError, match=r"`minimize\(fun=...\)` must be a function"):
+        ox.minimize(1.0, jnp.zeros(2), ox.lbfgs())
+    with pytest.raises(TypeError, match=r"`minimize` needs floating .* int32"):
+        ox.minimize(bowl, jnp.zeros(2, jnp.int32), ox.lbfgs())
+    with pytest.raises(ValueError, match=r"`minimize\(gtol=...\)` must lie in \[0, inf\)"):
+        ox.minimize(bowl, jnp.zeros(2), ox.lbfgs(), gtol=-1.0)
