@@ -182,6 +182,27 @@ def torch_adafactor(
     )
 
 
+def torch_muon(
+    lr=1e-3,
+    weight_decay=0.1,
+    momentum=0.95,
+    nesterov=True,
+    ns_coefficients=(3.4445, -4.7750, 2.0315),
+    eps=1e-7,
+    ns_steps=5,
+    adjust_lr_fn="original",
+):
+    factor = 0.2 if adjust_lr_fn == "match_rms_adamw" else 1.0
+    rule = adjust_lr_fn.removesuffix("_adamw")
+    return ox.chain(
+        ox.scale_by_momentum(momentum, dampening=momentum, nesterov=nesterov),
+        ox.orthogonalize(ns_coefficients, ns_steps, eps, dtype="bfloat16", axes="oi"),
+        ox.scale_by_matrix_shape(rule, factor, axes="oi"),
+        _given(weight_decay, ox.add_decayed_weights),
+        ox.scale_by_learning_rate(lr),
+    )
+
+
 # Keras 3: any optimizer can clip, and decays weights decoupled.
 
 
@@ -358,6 +379,37 @@ def keras_schedule_free_adamw(
     return _keras(learning_rate, rule, **rest)
 
 
+def keras_muon(
+    learning_rate=1e-3,
+    adam_beta_1=0.9,
+    adam_beta_2=0.999,
+    adam_weight_decay=4e-3,
+    epsilon=1e-7,
+    weight_decay=4e-3,
+    muon_a=3.4445,
+    muon_b=-4.7750,
+    muon_c=2.0315,
+    adam_lr_ratio=1.0,
+    momentum=0.95,
+    ns_steps=5,
+    nesterov=True,
+    rms_rate=0.2,
+    axes=None,
+):
+    rate = learning_rate * adam_lr_ratio
+    matrices = _keras(
+        learning_rate,
+        ox.scale_by_momentum(momentum, nesterov=nesterov),
+        ox.orthogonalize((muon_a, muon_b, muon_c), ns_steps, 1e-7, axes=axes),
+        ox.scale_by_matrix_shape("match_rms", rms_rate, axes=axes),
+        ox.scale_by_learning_rate(learning_rate),
+        weight_decay=weight_decay,
+    )
+    decay = (adam_weight_decay or 0.0) / adam_lr_ratio  # By the rate of the matrices.
+    others = keras_adam(rate, adam_beta_1, adam_beta_2, epsilon, weight_decay=decay)
+    return ox.on_matrices(matrices, others, axes)
+
+
 # Keras 2 (TensorFlow 2.0 to 2.10), where it is not Keras 3.
 
 
@@ -480,6 +532,7 @@ CLASSES = {
         "RAdam": torch_radam,
         "Rprop": torch_rprop,
         "SparseAdam": torch_sparse_adam,
+        "Muon": torch_muon,
     },
     "keras_jax": {
         "SGD": keras_sgd,
@@ -495,6 +548,7 @@ CLASSES = {
         "Lamb": keras_lamb,
         "Lion": keras_lion,
         "ScheduleFreeAdamW": keras_schedule_free_adamw,
+        "Muon": keras_muon,
     },
     "tfkeras2": {
         "SGD": keras_sgd,
@@ -540,6 +594,7 @@ CLASSES = {
             "contrib.dog",
             "contrib.madgrad",
             "contrib.prodigy",
+            "contrib.muon",
             "contrib.schedule_free_adamw",
             "contrib.schedule_free_sgd",
             "fromage",
@@ -593,12 +648,12 @@ def torch_lbfgs(lr=1.0, history_size=100):
 
 NOT_YET = {
     # `LBFGS` is there, but was recorded on an objective: see test_replay.py.
-    "torch": "Muon LBFGS",
-    "keras_jax": "Muon",
+    "torch": "LBFGS",
+    "keras_jax": "",
     "tfkeras2": "",
     "tf1": "",
     # `rprop` is there, but Optax's is late by a step: see test_replay.py.
-    "optax": "contrib.muon rprop",
+    "optax": "rprop",
 }
 
 

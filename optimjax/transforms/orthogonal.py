@@ -90,7 +90,7 @@ def _about_one(x: jax.Array, axis: Any) -> tuple[jax.Array, jax.Array]:
     return numerics.over(x, unit), unit
 
 
-def _product(x: jax.Array, y: jax.Array, low: str | None) -> jax.Array:
+def _product(x: jax.Array, y: jax.Array, low: str | None = None) -> jax.Array:
     """A product of matrices with sums in the dtype of `x`, whatever their factors."""
     dtype = x.dtype
     if low is None or jnp.iscomplexobj(x):
@@ -147,10 +147,11 @@ def _decomposed(x: jax.Array) -> tuple[jax.Array, ...]:
 def _isometry(x: jax.Array) -> jax.Array:
     """The partial isometry of the polar decomposition: U V^H, without the null space."""
     u, _, vh, kept = _decomposed(x)
-    return _product(u * kept[..., None, :], vh, None)
+    return _product(u * kept[..., None, :], vh)
 
 
 @_isometry.defjvp
+@jax.numpy_dtype_promotion("standard")  # JAX calls it outside of the rule.
 def _(primals: Any, tangents: Any) -> Any:
     # That of U V^H by the derivative of the SVD is not defined where two singular values
     # are equal; this one is, and depends on their sums alone.
@@ -158,19 +159,19 @@ def _(primals: Any, tangents: Any) -> Any:
     u, s, vh, kept = _decomposed(x)
     u, vh = u * kept[..., None, :], vh * kept[..., :, None]
     uh, v = _adjoint(u), _adjoint(vh)
-    inner = _product(_product(uh, dx, None), v, None)
-    sums = s[..., :, None] + s[..., None, :]
+    inner = _product(_product(uh, dx), v)
     both = kept[..., :, None] & kept[..., None, :]
+    sums = s[..., :, None] + s[..., None, :]
     turned = (inner - _adjoint(inner)) * _inverse_where(both, sums)
     inverse = _inverse_where(kept, s)
-    left = _product(u * inverse[..., None, :], _product(uh, dx, None), None)
-    right = _product(_product(dx, v, None) * inverse[..., None, :], vh, None)
+    left = _product(u * inverse[..., None, :], _product(uh, dx))
+    right = _product(_product(dx, v) * inverse[..., None, :], vh)
     out = (
-        _product(_product(u, turned, None), vh, None)
-        + (left - _product(_product(left, v, None), vh, None))
-        + (right - _product(u, _product(uh, right, None), None))
+        _product(_product(u, turned), vh)
+        + (left - _product(_product(left, v), vh))
+        + (right - _product(u, _product(uh, right)))
     )
-    return _product(u, vh, None), out
+    return _product(u, vh), out
 
 
 def _orthogonalized(
@@ -320,7 +321,6 @@ def orthogonalize(
     )
 
 
-Rule: TypeAlias = Literal["original", "match_rms", "spectral"]
 _RULES: dict[str, Callable[[int, int], float]] = {
     "original": lambda inputs, outputs: math.sqrt(max(1.0, outputs / inputs)),
     "match_rms": lambda inputs, outputs: math.sqrt(max(inputs, outputs)),
@@ -336,7 +336,7 @@ def _scaled(u: jax.Array, *, by: Any, factor: Any) -> jax.Array:
 
 @transformation
 def scale_by_matrix_shape(
-    rule: Rule | Callable[[int, int], float] = "original",
+    rule: str | Callable[[int, int], float] = "original",
     factor: Scalar = 1.0,
     *,
     axes: Axes = None,
