@@ -610,9 +610,9 @@ COMBINATORS = [
     ),
     Case(
         ox.in_low_rank,
-        {"rank": 1, "update_proj_gap": 7, "scale": 0.5},
-        (ox.adam(0.01),),
-        functools.partial(oracles.galore, learning_rate=0.01),
+        {"rank": 1, "scale": 0.5},
+        (ox.sgd(1e-3, momentum=0.9),),
+        functools.partial(oracles.galore, learning_rate=1e-3, inner=oracles.heavy_ball),
         whole=True,
         matrix=True,
     ),
