@@ -36,6 +36,8 @@ class Case:
         amplifies: By how much it multiplies roundings, as what takes small singular values
             to large ones does.
         searching: Whether it evaluates a loss, and needs one that it can lower.
+        alike: Whether its oracle takes gradients of one size, since squares of matrices
+            lose what is small beside the rest.
     """
 
     make: Callable[..., ox.GradientTransformation]
@@ -50,6 +52,7 @@ class Case:
     bare: bool = False
     amplifies: float = 1.0
     searching: bool = False
+    alike: bool = False
 
     def __str__(self):
         return repr(self.make(*self.args, **self.kwargs) if self.searching else self())
@@ -140,6 +143,13 @@ def optimizer(make, oracle=None, **kwargs):
 
 def on_a_matrix(make, whole=False, **kwargs):
     return dataclasses.replace(entry(make, None, whole, kwargs), matrix=True)
+
+
+def by_sides(make, *args, **kwargs):
+    """A rule with a factor for each side of a matrix, whose condition it is exposed to."""
+    whole, bare = make in (ox.shampoo, ox.soap), make is ox.scale_by_shampoo
+    case = Case(make, kwargs, args, getattr(oracles, make.__name__), whole, matrix=True)
+    return dataclasses.replace(case, bare=bare, amplifies=5.0, alike=True)
 
 
 fading = ox.inverse_time_decay(0.1, 1, 0.5)
@@ -393,6 +403,8 @@ STAGES = [
         precond_init_scale=0.1,
         max_size_triangular=3,
     ),
+    by_sides(ox.scale_by_shampoo, decay=0.9, every=3),
+    by_sides(ox.scale_by_shampoo, decay=1.0, eps=1e-3, exponent=0.5),
 ]
 
 
@@ -549,6 +561,8 @@ OPTIMIZERS = [
     optimizer(ox.muon, learning_rate=fading, weight_decay=0.1),
     optimizer(ox.normuon, learning_rate=0.01, b2=0.9),
     optimizer(ox.scion, learning_rate=0.1, radius=2.0),
+    by_sides(ox.shampoo, learning_rate=fading, precondition_frequency=3, weight_decay=0.1),
+    by_sides(ox.soap, learning_rate=fading, precondition_frequency=3),
     Case(ox.noisy_sgd, {"learning_rate": 0.1}),
     Case(ox.sgld, {"learning_rate": 0.1, "key": 0}),
     on_a_matrix(
@@ -616,19 +630,9 @@ COMBINATORS = [
         whole=True,
         matrix=True,
     ),
-    Case(
-        ox.in_eigenbasis,
-        {"every": 3},
-        (ox.scale_by_adam(),),
-        oracles.in_eigenbasis,
-        matrix=True,
-    ),
-    Case(
-        ox.in_eigenbasis,
-        {"decay": 0.5, "every": 3, "method": "eigh", "max_dim": 3},
-        (ox.scale_by_adam(),),
-        oracles.in_eigenbasis,
-        matrix=True,
+    by_sides(ox.in_eigenbasis, ox.scale_by_adam(), every=3),
+    by_sides(
+        ox.in_eigenbasis, ox.scale_by_adam(), decay=0.5, every=3, method="eigh", max_dim=3
     ),
     Case(ox.graft, {}, (ox.identity(), ox.scale_by_sign()), oracles.graft),
     around_adam(ox.accumulate, 3, oracle=windowed),
@@ -642,38 +646,7 @@ COMBINATORS = [
     Case(ox.inject_hyperparams(ox.sgd), {"learning_rate": fading}, (), oracles.sgd, True),
 ]
 
-MATRIX_RULES = [
-    Case(
-        ox.scale_by_shampoo,
-        {"decay": 0.9, "every": 3},
-        oracle=oracles.scale_by_shampoo,
-        matrix=True,
-        bare=True,
-    ),
-    Case(
-        ox.scale_by_shampoo,
-        {"decay": 1.0, "eps": 1e-3, "exponent": 0.5},
-        oracle=oracles.scale_by_shampoo,
-        matrix=True,
-        bare=True,
-    ),
-    Case(
-        ox.shampoo,
-        {"learning_rate": fading, "precondition_frequency": 3, "weight_decay": 0.1},
-        oracle=oracles.shampoo,
-        whole=True,
-        matrix=True,
-    ),
-    Case(
-        ox.soap,
-        {"learning_rate": fading, "precondition_frequency": 3},
-        oracle=oracles.soap,
-        whole=True,
-        matrix=True,
-    ),
-]
-
-CASES = STAGES + OPTIMIZERS + COMBINATORS + MATRIX_RULES
+CASES = STAGES + OPTIMIZERS + COMBINATORS
 
 # One case of each factory: what is tested of it whatever its settings.
 ONE_EACH = list({case.make: case for case in reversed(CASES)}.values())[::-1]

@@ -49,8 +49,7 @@ def run_stage(tx, grads, params, extra):
 
 
 def compare(case, dtype, tolerance):
-    # Squares of matrices lose what is small beside the rest.
-    grads, params = sequences(dtype, alike=case.matrix)
+    grads, params = sequences(dtype, alike=case.alike)
     extra = wandering(case.extra, dtype)
     doubled = {k: v.astype(np.float64) for k, v in extra.items()}
     wide = np.complex128 if np.issubdtype(dtype, np.complexfloating) else np.float64
@@ -77,14 +76,13 @@ def is_centered(case):
 def test_float32_is_the_oracle_to_rounding(case):
     # A variance as a difference of squares cancels: digits are lost by its nature. Where it
     # is zero, an ulp of a square of 1300 stands beside an epsilon of 0.01.
-    compare(case, np.float32, 5e-3 if is_centered(case) else 1e-5 if case.matrix else 2e-6)
+    compare(case, np.float32, 5e-3 if is_centered(case) else 2e-6)
 
 
 @pytest.mark.parametrize("case", WITH_ORACLE, ids=str)
 def test_float64_is_the_oracle_to_rounding(case):
     with enable_x64():
-        few = is_centered(case) or case.matrix
-        compare(case, np.float64, 1e-12 if few else 2e-14)
+        compare(case, np.float64, 1e-12 if is_centered(case) else 2e-14)
 
 
 COMPLEX = [c for c in catalogue.ONE_EACH if c in WITH_ORACLE and c.supports_complex]
@@ -93,5 +91,5 @@ COMPLEX = [c for c in catalogue.ONE_EACH if c in WITH_ORACLE and c.supports_comp
 @pytest.mark.parametrize("case", COMPLEX, ids=str)
 def test_complex64_is_the_oracle_to_rounding(case):
     # What is left of a modulus above the threshold `l1` has lost its leading digits.
-    usual = 1e-5 if case.matrix or case.kwargs.get("l1") else 3e-6
+    usual = 1e-5 if case.kwargs.get("l1") else 3e-6
     compare(case, np.complex64, 5e-4 if is_centered(case) else usual)

@@ -154,8 +154,9 @@ def scale_by_shampoo(
 
     In float32, eigenvalues are right to some $3 \cdot 10^{-7} \lambda_{\max}$: with the
     default $\epsilon$, those that are rounding alone count as equals. Less makes noise of
-    them. Eigenvectors are no smooth functions of the factors: to derivatives, the roots are
-    constants.
+    them; and with $e = 1/2$, what rounding leaves of G beside its own axes grows by $1 /
+    \epsilon$, so that $10^{-4}$ is a better choice there. Eigenvectors are no smooth
+    functions of the factors: to derivatives, the roots are constants.
 
     Args:
         decay: $\beta$, in $[0, 1]$; 1 for sums, as in the paper. May be traced, as may
