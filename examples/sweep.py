@@ -2,7 +2,7 @@
 
     pip install -e '.[examples]'    # in a clone
     python sweep.py
-    python sweep.py --steps 45 --candidates 6 --seeds 3 --out small.png
+    python sweep.py --optimizers sgd lion --steps 45 --seeds 3 --out small.png
 
 Four optimizers, each with 18 settings and 8 seeds, learn the handwritten digits that
 scikit-learn ships. After a ninth and after a third of the steps, the better third of the
@@ -85,6 +85,8 @@ OPTIMIZERS = {
 
 def main():
     parser = argparse.ArgumentParser(description="Sweeps over optimizers on digits.")
+    names = list(OPTIMIZERS)
+    parser.add_argument("--optimizers", nargs="+", choices=names, default=names)
     parser.add_argument("--steps", type=int, default=180)
     parser.add_argument("--candidates", type=int, default=18, help="of each optimizer")
     parser.add_argument("--seeds", type=int, default=8)
@@ -94,7 +96,7 @@ def main():
     result = ox.sweep(
         loss,
         init,
-        OPTIMIZERS,
+        {name: OPTIMIZERS[name] for name in arguments.optimizers},
         data=training,
         batch_size=64,
         validation=held_out,

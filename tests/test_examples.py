@@ -110,9 +110,10 @@ def test_the_comparison_prints_its_table_and_draws_its_picture(tmp_path):
 
 def test_the_sweep_prints_its_table_and_draws_its_picture(tmp_path):
     picture = tmp_path / "small.png"
-    arguments = ["--steps", "9", "--candidates", "3", "--seeds", "2", "--out", picture]
+    small = ["--steps", "9", "--candidates", "3", "--seeds", "2"]
+    arguments = ["--optimizers", "sgd", "lion", *small, "--out", picture]
     out = run(EXAMPLES / "sweep.py", *arguments)
-    for name in ("sgd", "adamw", "lion", "schedule_free"):
+    for name in ("sgd", "lion"):
         assert re.search(rf"\d +{name} +learning_rate=.* ± .*", out), out
     assert "had no part in the choice" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
