@@ -218,9 +218,8 @@ def madgrad_steps(grads, params, *, learning_rate, momentum=0.9, eps=1e-6):
 
 def total(tree):
     """The sum of all numbers in a tree, of the real parts where they are complex."""
-    return sum(
-        map(ox.numerics.as_scalar, map(jnp.sum, jax.tree.leaves(ox.tree.real(tree))))
-    )
+    sums = map(jnp.sum, jax.tree.leaves(ox.tree.real(tree)))
+    return sum(map(ox.numerics.as_scalar, sums), ox.numerics.as_scalar(0.0))
 
 
 def loss_of(params):
@@ -360,7 +359,7 @@ STAGES = [
     Case(ox.scale_by_zoom_linesearch, oracle=unchanged, searching=True),
     stage(ox.scale_by_lbfgs, memory_size=3),
     stage(ox.reduce_on_plateau, patience=2, factor=0.5, cooldown=1, min_scale=0.2),
-    stage(ox.scale_by_curvature, hessian_diagonal_fn=None),
+    stage(ox.scale_by_curvature, gamma=1.0, decay=0.5, hessian_diagonal_fn=None),
     stage(ox.scale_by_curvature_rms, hessian_diagonal_fn=None),
     stage(ox.scale_by_curvature_rms, hessian_diagonal_fn=None, eps=0.0, hessian_power=0.5),
     # Random: see test_hessian.py.

@@ -98,7 +98,7 @@ def mechanize(
         PyTorch code, it is not, and $r$ stops at zero.
     """
     base.check_stages("mechanize", [base_optimizer])
-    decline = [0.1**i for i in range(1, num_betas + 1)]  # 1 - beta: float32 rounds beta.
+    decline = [0.1**i for i in range(1, num_betas + 1)]  # 1 - beta.
 
     def init(params: Params) -> MechanicState:
         def every(number: Any) -> jax.Array:
