@@ -1,15 +1,14 @@
-"""The picture of a sweep. Needs Matplotlib, so that nothing imports it before it draws."""
+"""The picture of a sweep. Matplotlib is imported when it is drawn, not before."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ._checks import is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # They differ in lightness, and can be told apart by colour-blind readers.
 RUNGS = ("#0072B2", "#56B4E9", "#A9A9A9", "#D3D3D3")  # From the last rung to the first.
@@ -22,6 +21,8 @@ SHOWN = 12  # Finalists in the lower panel.
 
 def draw(result: Any, path: Any, argument: str | None) -> None:
     """Draws a `SweepResult` into a file."""
+    from matplotlib.figure import Figure
+
     axis_of = {
         name: found
         for name in result.factories
@@ -76,6 +77,8 @@ def _axis(result: Any, name: str, argument: str | None) -> str | None:
 
 
 def _write_title(part: Any, result: Any, high: float) -> None:
+    from matplotlib.lines import Line2D
+
     seeds = f"{result.seeds} seeds" if result.seeds > 1 else "1 seed"
     best = next((c for c in result.finalists if not c.diverged), None)
     title = "Every candidate diverged"
@@ -149,11 +152,9 @@ def _limits(result: Any) -> tuple[float, float]:
     return low, max(min(high, means[-1]), low + 1e-12)
 
 
-def _draw_scores(
-    axes: Axes, result: Any, name: str, argument: str, limits: tuple[float, float]
-) -> None:
-    """Scores at every rung against one argument; a line for each choice of the others."""
-    low, high = limits
+def _scale_scores(axes: "Axes", low: float, high: float) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     if low > 0 and high > 5 * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.15, high * (high / low) ** 0.08)
@@ -163,6 +164,15 @@ def _draw_scores(
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low))
+
+
+def _draw_scores(
+    axes: "Axes", result: Any, name: str, argument: str, limits: tuple[float, float]
+) -> None:
+    """Scores at every rung against one argument; a line for each choice of the others."""
+    from matplotlib.lines import Line2D
+
+    _scale_scores(axes, *limits)
     mine = [c for c in result.candidates if c.optimizer == name]
     ranges = [a for a in result.ranges[name] if a != argument]
     same = [a for a, v in mine[0].settings.items() if all(c.settings[a] == v for c in mine)]
@@ -198,7 +208,7 @@ def _draw_scores(
                 axes.vlines(x, *ends, color=colour, linewidth=1.4)
             else:
                 axes.fill_between(x, *ends, color=colour, alpha=0.18, linewidth=0)
-    off = [c.settings[argument] for c in mine if not c.search[0][1].mean() <= high]
+    off = [c.settings[argument] for c in mine if not c.search[0][1].mean() <= limits[1]]
     height = axes.get_xaxis_transform()
     axes.plot(off, [0.98] * len(off), "x", color=GREY, markersize=5, transform=height)
     best = next((c for c in result.finalists if not c.diverged), None)
@@ -269,8 +279,10 @@ def _points(
     return sorted(found, key=lambda point: point[0])
 
 
-def _draw_differences(axes: Axes, compared: list[Any], result: Any) -> None:
+def _draw_differences(axes: "Axes", compared: list[Any], result: Any) -> None:
     """Each finalist's distance behind the best, with its interval."""
+    from matplotlib.ticker import MaxNLocator
+
     places = range(len(compared) - 1, -1, -1)
     for place, c in zip(places, compared, strict=True):
         behind, margin = (0.0, 0.0) if c.verdict == "best" else (c.behind, c.margin)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _pictures
 from ._checks import is_number
 from .base import GradientTransformation
 
@@ -173,13 +174,12 @@ class SweepResult:
             ValueError: If no optimizer has numbers to draw against.
         """
         try:
-            from . import _pictures
+            _pictures.draw(self, path, argument)
         except ImportError as error:
             raise ImportError(
                 f"`SweepResult.plot` draws with Matplotlib ({error}); get it with "
                 "`pip install 'optimjax[plots]'`."
             ) from None
-        _pictures.draw(self, path, argument)
 
 
 def _table(candidates: Sequence[Candidate]) -> str:
