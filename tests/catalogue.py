@@ -539,7 +539,7 @@ OPTIMIZERS = [
     optimizer(ox.proximal_gradient_descent, learning_rate=fading, l1=0.5, l2=0.1),
     optimizer(ox.proximal_adagrad, learning_rate=0.1),
     optimizer(ox.proximal_adagrad, learning_rate=fading, l1=0.1, l2=0.1),
-    optimizer(ox.dog, init_step=("distance", 0.1), weight_decay=0.1),
+    optimizer(ox.dog, init_step=("distance", 0.1), eps=10.0, weight_decay=0.1),
     optimizer(ox.dowg, learning_rate=fading, init_estim_sq_dist=0.01, eps=0.0),
     optimizer(ox.cocob, learning_rate=fading, alpha=10.0, weight_decay=0.1),
     optimizer(ox.dadapt_adamw, estim_lr0=1e-3, weight_decay=0.1),

@@ -1,4 +1,4 @@
-"""Combinators inside of `shard_map`, in a process of their own.
+"""Combinators inside of `shard_map`, and sharded parameters, in a process of their own.
 
 Each device has two of eight examples. The mean over devices is taken before the
 combinator, inside of it, or not at all; every time the same as without devices.
@@ -38,6 +38,22 @@ def train(tx, batches, before=lambda g: g):
     return params
 
 
+# With one distance for parameters that no device has all of.
+TUNERS = [
+    ox.dog(init_step=("distance", 0.1)),
+    ox.dog(init_step=("distance", 0.1), layerwise=True),
+    ox.prodigy(estim_lr0=0.1),
+]
+
+
+def descend(tx, params):
+    state = tx.init(params)
+    for _ in range(4):
+        updates, state = tx.update(params, state, params)
+        params = ox.apply_updates(params, updates)
+    return params
+
+
 def main():
     assert jax.device_count() == 4
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
@@ -66,6 +82,12 @@ def main():
         for got, given in ways:
             np.testing.assert_allclose(got["w"], alone(given)["w"], rtol=2e-5, atol=1e-6)
         print(name)
+    for tx in TUNERS:
+        params = {"w": jnp.linspace(-1.0, 2.0, 8), "b": jnp.ones(3)}
+        shards = jax.sharding.NamedSharding(mesh, P("devices"))
+        sharded = {"w": jax.device_put(params["w"], shards), "b": params["b"]}
+        got, want = jax.jit(functools.partial(descend, tx))(sharded), descend(tx, params)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5), got, want)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,11 @@ It is that of the leaves that a rule is given: inside of `masked` or `partition`
 a distance of its own. It is taken by sums over whole arrays, which a `jit` over parameters
 that are sharded carries out over all devices; inside of a `shard_map`, every device must
 hold the parameters, and be given the gradient, whole.
+
+A way that the parameters have no digits for is none: where the first steps are too small to
+move them, DoG, DoWG and Prodigy stand still for good. In float32 that takes a first guess
+of 1e-9; in bfloat16 the default does it. `master_weights`, or `kahan_summation`, around the
+rule is the remedy.
 """
 
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -98,8 +103,9 @@ def scale_by_dog(
        G_t = G_{t-1} + \lVert g_t \rVert^2, \qquad
        u_t = \frac{r_t}{\sqrt{G_t + \epsilon}}\, g_t. $$
 
-    $r_0 > 0$ should be small beside the distance to the minimum: it grows by itself, in a
-    number of steps that is a logarithm of how much too small it was, but it never falls.
+    $r_0 > 0$ should be small beside the distance to the minimum: $r$ grows by itself, but
+    it never falls. For parameters of low precision, put `master_weights` around the
+    optimizer: else small steps move nothing, and $r$ stays what it is.
 
     Args:
         init_step: How to begin: `("distance", r)` says $r_0$; `("heuristic", a)` makes it
@@ -354,7 +360,7 @@ class DadaptAdamwState(NamedTuple):
     """State of `dadapt_adamw`. The trees are shaped like the params, float32 or wider."""
 
     count: jax.Array  # t, (), int32: the steps taken.
-    distance: jax.Array  # d, (), float32 or wider: how far the minimum is, at least.
+    distance: jax.Array  # d, (), float32 or wider: how far the minimum seems to be.
     numerator: jax.Array  # N, (), float32 or wider.
     mu: Params  # m, the mean of steps.
     nu: Params  # v, the mean of squares; real.
@@ -365,7 +371,7 @@ class ProdigyState(NamedTuple):
     """State of `prodigy`. The trees are shaped like the params, float32 or wider."""
 
     count: jax.Array  # t, (), int32: the steps taken.
-    distance: jax.Array  # d, (), float32 or wider: how far the minimum is, at least.
+    distance: jax.Array  # d, (), float32 or wider: how far the minimum seems to be.
     numerator: jax.Array  # N, (), float32 or wider.
     mu: Params  # m, the mean of gradients, each in its units of d / d_0.
     nu: Params  # v, the mean of their squares; real.
@@ -494,8 +500,8 @@ def dadapt_adamw(
        d_{t+1} = \max\Bigl( d_t,\ \frac{N_t}{\lVert s_t \rVert_1} \Bigr), $$
     $$ x_{t+1} = x_t - \frac{m_t}{\sqrt{v_t} + \epsilon} - \lambda_t\, w\, x_t. $$
 
-    $d$ is a lower bound of the distance to the minimum (in the maximum norm, for a convex
-    loss), and never falls. The updates are whole steps.
+    $d$ estimates, from below, the distance to the minimum in the maximum norm; it never
+    falls. The updates are whole steps.
 
     Args:
         learning_rate: $\eta \ge 0$, a factor of the rate that is found: 1, or a schedule
@@ -592,8 +598,9 @@ def prodigy(
     r"""AdamW that finds its rate by Prodigy: D-Adaptation that grows faster.
 
     It measures along $x_0 - x_t$ itself, the way back to the start, where `dadapt_adamw`
-    has $s / \sqrt{v}$ for it, and weighs each gradient by the distance of its time. With
-    $\lambda_t$ as there,
+    has $s / \sqrt{v}$ for it, and weighs each gradient by the distance of its time. For
+    parameters of low precision, put `master_weights` around it: where small steps move
+    nothing, there is no way to measure along. With $\lambda_t$ as there,
 
     $$ m_t = \beta_1 m_{t-1} + (1 - \beta_1)\, d_t\, g_t, \qquad
        v_t = \beta_2 v_{t-1} + (1 - \beta_2)\, d_t^2\, g_t^2, \qquad
