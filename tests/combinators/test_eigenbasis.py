@@ -88,6 +88,14 @@ def test_around_what_is_the_same_in_all_axes_it_changes_nothing(name):
     check(run(tx, grads, params), after_the_first(inner, grads, params))
 
 
+def test_later_stages_take_the_gradient_that_the_inner_hands_on():
+    """That before what only smooths, and behind what does more."""
+    grads, rms = gradients(6, 4, 3), ox.scale_by_rms(0.9)
+    for inner in (ox.scale_by_momentum(0.9), ox.chain(ox.scale(2.0), mean()), ADAM):
+        tx = ox.chain(ox.in_eigenbasis(inner, max_dim=1 if inner is ADAM else 9), rms)
+        check(run(tx, grads)[1:], run(ox.chain(inner, rms), grads[1:]))
+
+
 @pytest.mark.parametrize("inner", [ADAM, ox.scale_by_lion(), ox.scale_by_adan()], ids=str)
 def test_updates_turn_with_the_gradients(inner):
     grads = gradients(9, 4, 3)
