@@ -115,8 +115,9 @@ def minimize(
         >>> import jax.numpy as jnp, optimjax as ox
         >>> def rosenbrock(p):
         ...     return 100 * (p[1] - p[0] ** 2) ** 2 + (1 - p[0]) ** 2
-        >>> result = ox.minimize(rosenbrock, jnp.array([-1.2, 1.0]), ox.lbfgs())
-        >>> print(result.reason.name, jnp.abs(result.params - 1).max() < 1e-3)
+        >>> start = jnp.array([-1.2, 1.0])
+        >>> result = ox.minimize(rosenbrock, start, ox.lbfgs(), gtol=1e-3, ftol=0.0)
+        >>> print(result.reason.name, jnp.abs(result.params - 1).max() < 1e-2)
         GRADIENT_SMALL True
     """
     base.check_stages("minimize", [tx])

@@ -73,6 +73,7 @@ class _Found(NamedTuple):
     """The best step so far; none, where the step is 0."""
 
     step: jax.Array
+    move: Any  # The updates times the step.
     value: jax.Array
     grad: Any
 
@@ -106,8 +107,17 @@ class _Line:
         product = vdot([g for g, _ in pairs], [u for _, u in pairs])
         return _dtypes.cast(jnp.real(product), self.dtype)
 
-    def at(self, step: jax.Array) -> Params:
-        return base.apply_updates(self.params, _scaled(self.updates, step))
+    def moved(self, step: jax.Array) -> Updates:
+        """The updates times `step`.
+
+        They go from one turn of the loop to the next, and out of it, so that the product is
+        rounded by itself wherever it is added. Fused with the sum, as compilers like to,
+        it would end at other params here than in the caller's program.
+        """
+        return leafwise(_by, self.updates, factor=step)
+
+    def at(self, move: Updates) -> Params:
+        return base.apply_updates(self.params, move)
 
     def value_at(self, params: Params) -> jax.Array:
         value = self.value_fn(params, **self.extra)
@@ -116,7 +126,8 @@ class _Line:
     def start(self, slot: Any) -> _Found:
         """No step; for the state, the gradient is as `jax.grad` gives it."""
         grad = None if slot is None else _like(conj(self.grad), slot)
-        return _Found(jnp.zeros((), self.dtype), self.value, grad)
+        zero = jnp.zeros((), self.dtype)
+        return _Found(zero, self.moved(zero), self.value, grad)
 
     def began(self) -> jax.Array:
         """The outcome, where it is known before the first step is tried."""
@@ -151,10 +162,16 @@ def _by(u: jax.Array, *, factor: jax.Array) -> jax.Array:
     return jnp.where(factor == 0, 0, factor * u)
 
 
-def _scaled(updates: Updates, step: jax.Array) -> Updates:
-    # The barrier keeps the product from being fused with the sum that follows, here or in
-    # the caller's program: both have to round, or they end at different params.
-    return jax.lax.optimization_barrier(leafwise(_by, updates, factor=step))
+@jax.custom_jvp
+def _taken(move: Any, updates: Updates, step: jax.Array) -> Any:
+    """`move`, with the derivative of `updates` times a step that is constant."""
+    del updates, step
+    return move
+
+
+@_taken.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return primals[0], leafwise(_by, tangents[1], factor=primals[2])
 
 
 def _fresh(state_type: Any, params: Params, *, stored: bool = True) -> Any:
@@ -189,11 +206,11 @@ def _ended(line: _Line, updates: Updates, state: Any, end: Any) -> tuple[Updates
     """The updates, and the state, after a search."""
     found = end.found
     _reports.report("step_size", found.step)
-    return _scaled(updates, found.step), state._replace(
+    return _taken(found.move, updates, found.step), state._replace(
         learning_rate=found.step,
         value=found.value,
         grad=found.grad,
-        params=None if found.grad is None else _like(line.at(found.step), state.params),
+        params=None if found.grad is None else _like(line.at(found.move), state.params),
         info=LinesearchInfo(end.count, end.outcome),
     )
 
@@ -215,6 +232,7 @@ class _Backtracking(NamedTuple):
 
     count: jax.Array
     trial: jax.Array  # The step to try next.
+    move: Any  # The updates times that.
     found: _Found
     outcome: jax.Array
 
@@ -309,7 +327,7 @@ def scale_by_backtracking_linesearch(
         allowed = _noise(line, rtol) + atol
 
         def search(b: _Backtracking) -> _Backtracking:
-            point, grads, back = line.at(b.trial), b.found.grad, None
+            point, grads, back = line.at(b.move), b.found.grad, None
             if store_grad:
                 new, back = jax.vjp(line.value_at, point)
             else:
@@ -321,24 +339,23 @@ def scale_by_backtracking_linesearch(
                 grads = jax.lax.cond(
                     done, lambda: _like(fresh()[0], b.found.grad), lambda: b.found.grad
                 )
-            found = _Found(
-                jnp.where(done, b.trial, b.found.step),
-                jnp.where(done, new, b.found.value),
-                grads,
-            )
+            best = _if(done, (b.trial, b.move, new), b.found[:3])
+            found = _Found(best[0], best[1], best[2], grads)
             last = b.count >= max_backtracking_steps
             outcome = _outcome(
                 (done, LinesearchOutcome.SATISFIED), (last, LinesearchOutcome.NO_DECREASE)
             )
             trial = _dtypes.cast(decrease_factor * b.trial, b.trial.dtype)
-            return _Backtracking(b.count + 1, trial, found, outcome)
+            return _Backtracking(b.count + 1, trial, line.moved(trial), found, outcome)
 
         last = state.learning_rate
         longer = jnp.minimum(increase_factor * last, max_learning_rate)
         guess = jnp.where(last > 0, longer, max_learning_rate)
+        guess = _dtypes.cast(guess, line.dtype)
         start = _Backtracking(
             jnp.zeros((), jnp.int32),
-            _dtypes.cast(guess, line.dtype),
+            guess,
+            line.moved(guess),
             line.start(state.grad),
             line.began(),
         )
@@ -361,6 +378,7 @@ class _Zoom(NamedTuple):
 
     count: jax.Array
     trial: jax.Array  # The step to try next.
+    move: Any  # The updates times that.
     low: _Point  # The lowest value so far, of the steps that lower it by enough.
     high: _Point  # The other end, which may be the shorter step; infinite at first.
     found: _Found
@@ -476,7 +494,7 @@ def scale_by_zoom_linesearch(
         largest = _dtypes.cast(limit, line.dtype)
 
         def search(z: _Zoom) -> _Zoom:
-            value, grads = jax.value_and_grad(line.value_at)(line.at(z.trial))
+            value, grads = jax.value_and_grad(line.value_at)(line.at(z.move))
             here = _Point(z.trial, value, line.inner(conj(grads)))
             lower = value <= line.value + slope_rtol * here.step * line.slope + tol
             nearly = here.slope <= (2 * slope_rtol - 1) * line.slope + tol
@@ -484,7 +502,9 @@ def scale_by_zoom_linesearch(
             enough = jnp.isfinite(value) & jnp.isfinite(here.slope) & (lower | nearly)
             done = enough & (jnp.abs(here.slope) <= tol - curv_rtol * line.slope)
             better = done | enough & (value < z.found.value)
-            found = _if(better, _Found(here.step, value, _like(grads, state.grad)), z.found)
+            found = _if(
+                better, _Found(here.step, z.move, value, _like(grads, state.grad)), z.found
+            )
             # Too far; or past the minimum, seen from `low`.
             worse = ~enough | (value > z.low.value + noise)
             past = ~worse & (here.slope * (z.high.step - z.low.step) >= 0)
@@ -505,15 +525,17 @@ def scale_by_zoom_linesearch(
             longer = jnp.minimum(increase_factor * here.step, largest)
             trial = jnp.where(spanned, _between(low, high), longer)
             trial = _dtypes.cast(trial, line.dtype)
-            return _Zoom(z.count + 1, trial, low, high, found, outcome)
+            move = line.moved(trial)
+            return _Zoom(z.count + 1, trial, move, low, high, found, outcome)
 
         guess = jnp.ones_like(zero)
         if initial_guess_strategy == "keep":
             guess = jnp.where(state.learning_rate > 0, state.learning_rate, guess)
-        nowhere = zero + jnp.inf
+        guess, nowhere = jnp.minimum(guess, largest), zero + jnp.inf
         start = _Zoom(
             jnp.zeros((), jnp.int32),
-            jnp.minimum(guess, largest),
+            guess,
+            line.moved(guess),
             _Point(zero, line.value, line.slope),
             _Point(nowhere, nowhere, nowhere),
             line.start(state.grad),

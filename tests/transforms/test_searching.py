@@ -236,7 +236,12 @@ def test_a_derivative_takes_the_step_for_a_constant(search):
     def length(scale):
         p = jnp.float32(1.0)
         u, _ = search.update(
-            -scale * p, search.init(p), p, value=1.0, grad=2 * p, value_fn=lambda p: p**2
+            -3 * scale * p,
+            search.init(p),
+            p,
+            value=1.0,
+            grad=2 * p,
+            value_fn=lambda p: p**2,
         )
         return u
 
@@ -258,6 +263,9 @@ def test_complex_params_move_as_pairs_of_real_ones():
     np.testing.assert_allclose(
         state.grad, complex_of(there.grad[0], -there.grad[1]), rtol=1e-4
     )
+    _, refused = search.update(up, state, z, value=value, grad=up, value_fn=loss)
+    assert outcome(refused) == Outcome.NO_DESCENT
+    np.testing.assert_array_equal(refused.grad, g)
 
 
 # What is kept of it.
@@ -310,6 +318,32 @@ TREE = {"a": jnp.array([3.0, -2.0]), "b": (jnp.float32(0.5), None)}
 )
 def test_what_the_search_evaluated_is_not_evaluated_again(tx, expected):
     assert evaluations_outside(tx, TREE) == expected
+
+
+def test_it_ends_where_the_caller_goes_to_the_last_bit():
+    # Compiled together or apart: fused with the sum, the product would not be rounded.
+    tx = ox.chain(ox.scale(-1.0), ox.scale_by_zoom_linesearch())
+    seen = set()
+
+    def valley(x):
+        jax.debug.callback(lambda x: seen.add(np.asarray(x).tobytes()), x)
+        return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+    def update(params, state):
+        value, grad = jax.value_and_grad(valley)(params)
+        updates, state = tx.update(grad, state, params, value=value, value_fn=valley)
+        return updates, state, ox.apply_updates(params, updates)
+
+    step = jax.jit(update)
+    p = jnp.tile(jnp.array([-1.212, 1.01]), 50)
+    state = tx.init(p)
+    for _ in range(20):
+        seen.clear()
+        updates, state, together = step(p, state)
+        p = ox.apply_updates(p, updates)
+        jax.effects_barrier()
+        for reached in (p, together, state["scale_by_zoom_linesearch"].params):
+            assert np.asarray(reached).tobytes() in seen
 
 
 def test_a_state_without_a_gradient_is_refused():
