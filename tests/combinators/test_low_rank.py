@@ -28,7 +28,7 @@ def nbytes(tree):
 
 
 @pytest.mark.parametrize("side", ["smaller", "larger"])
-@pytest.mark.parametrize("shape", [(3, 5), (6, 4)])
+@pytest.mark.parametrize("shape", [(3, 5), (6, 4), (4, 4)])
 def test_it_is_the_oracle_through_several_renewals(side, shape):
     rng = np.random.default_rng(1)
     grads = rng.normal(size=(12, *shape))
@@ -42,7 +42,7 @@ def test_it_is_the_oracle_through_several_renewals(side, shape):
 
 def test_with_full_rank_it_is_what_is_inside_to_the_bit():
     grads = gradients()
-    for rank in (6, 100):
+    for rank in (5, 100):
         tx = ox.in_low_rank(ox.sgd(0.1, momentum=0.9), rank, scale=0.25)
         params = {k: PARAMS[k] for k in ("v", "b")} | {"w": jnp.ones((6, 3))}
         some = {**grads, "w": grads["w"][..., :3]}
@@ -82,14 +82,14 @@ def test_between_renewals_no_sign_of_a_singular_vector_matters():
 
 
 def test_a_renewal_turns_no_vector_round():
-    """However LAPACK signs them: the same gradient, times -1, leaves the basis alone."""
+    """However LAPACK signs them: each goes on as it was."""
     g = {"w": gradients()["w"][0]}
     tx = ox.in_low_rank(ox.sgd(0.1), 3, update_proj_gap=1)
     _, state = tx.update(g, tx.init(g))
-    for sign in (-1.0, 1.0):
-        _, new = tx.update(jax.tree.map(lambda x, sign=sign: sign * x, g), state)
-        for p, q in zip(state.projectors["w"], new.projectors["w"], strict=True):
-            np.testing.assert_allclose(p, q, atol=1e-5)
+    [p] = state.projectors["w"]
+    p = p * jnp.array([[[1.0, -1.0, -1.0]]])
+    _, new = tx.update(g, state._replace(projectors={"w": (p,)}))
+    np.testing.assert_allclose(new.projectors["w"][0], p, atol=1e-6)
 
 
 def test_the_subspace_is_renewed_at_every_kth_step_and_else_not_computed():
