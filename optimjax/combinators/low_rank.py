@@ -119,6 +119,20 @@ class _View:
         leaves = self.treedef.flatten_up_to(tree)
         return zip(leaves, self.projectors, self.roles, strict=True)
 
+    def empty(self) -> Any:
+        """For `init`: what is not projected as it is, and zeros for what is."""
+
+        def zeros(x: Any, p: Any, role: str) -> Any:
+            how = functools.partial(_down, role=role, side=self.side)
+            return jax.tree.map(
+                lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(how, x, p)
+            )
+
+        return self.treedef.unflatten(
+            x if role is None else zeros(x, p, role)
+            for x, p, role in self._columns(self.treedef.unflatten(self.leaves))
+        )
+
     def renewed(self) -> Any:
         return self.treedef.unflatten(
             p if role is None or x is None else _renewed(x, p, role=role, side=self.side)
@@ -232,7 +246,7 @@ def in_low_rank(
             return jnp.zeros((batch, length, rank), dtype)
 
         projectors = slot_for(params, axes, projector)
-        inner_state = inner.init(_View(params, projectors, axes, side).down(params))
+        inner_state = inner.init(_View(params, projectors, axes, side).empty())
         return InLowRankState(jnp.zeros((), jnp.int32), projectors, inner_state)
 
     def advance(

@@ -195,6 +195,13 @@ def test_the_gradient_lane_is_projected_too():
         np.testing.assert_allclose(got, nu, rtol=1e-5)
 
 
+def test_init_asks_for_shapes_alone():
+    tx = ox.galore(0.1, rank=2, axes={"w": "i(2+1o)"})
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), PARAMS)
+    made, want = tx.init(shapes), tx.init(PARAMS)
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, want)
+
+
 def test_what_needs_params_belongs_outside():
     tx = ox.in_low_rank(ox.adamw(0.1), 2)
     grads = jax.tree.map(lambda g: g[0], gradients())
