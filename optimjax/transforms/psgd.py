@@ -228,7 +228,7 @@ def scale_by_psgd_kron(
 
     Matrices of a stack, and those side by side in one parameter, are each on their own,
     with their own limit of the root mean square of what comes out. A matrix whose gradients
-    are all zero keeps its factors, which would grow without end. The factors of a matrix
+    are all zero keeps its factors, which would grow and grow. The factors of a matrix
     are made equally large at each renewal, which changes nothing but the range of numbers;
     the reference does it at random.
 
