@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
-from transforms.test_kronecker import gradients, primitives, run
+from stepping import gradients, primitives, run
 
 import optimjax as ox
 
@@ -200,7 +199,7 @@ def test_what_makes_no_sense_inside_is_refused():
 
 def test_a_chain_that_no_paper_has_trains():
     """Schedule-free around SOAP behind clipping, with accumulation, on digits."""
-    x, y = load_digits(return_X_y=True)
+    x, y = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     x, y = jnp.asarray(x[:1408] / 16, jnp.float32), jnp.asarray(y[:1408])
     rate, params = 0.03, {"a": gradients(64, 32) / 8, "b": gradients(32, 10) / 6}
 

@@ -7,41 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from stepping import gradients, primitives, run
 
 import optimjax as ox
-
-
-def gradients(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def run(tx, grads, params=None):
-    """The updates of some steps."""
-
-    def step(state, g):
-        updates, state = tx.update(g, state, params)
-        return state, updates
-
-    start = jax.tree.map(lambda g: g[0], grads)
-    return jax.lax.scan(step, tx.init(start), grads)[1]
 
 
 def check_near(got, want, tolerance):
     """All numbers of a step in units of its largest."""
     size = np.abs(want).max(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(got / size, want / size, atol=tolerance)
-
-
-def primitives(jaxpr, inside=False):
-    """The names of all primitives, each with whether it stands inside of a branch."""
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name, inside
-        for param in jax.tree.leaves(
-            eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
-        ):
-            sub = getattr(param, "jaxpr", param)
-            if hasattr(sub, "eqns"):
-                yield from primitives(sub, inside or eqn.primitive.name == "cond")
 
 
 @pytest.mark.parametrize("rank", [1, 3])
