@@ -146,10 +146,13 @@ def on_a_matrix(make, whole=False, **kwargs):
 
 
 def by_sides(make, *args, **kwargs):
-    """A rule with a factor for each side of a matrix, whose condition it is exposed to."""
+    """A rule with a factor for each side of a matrix, and so exposed to its condition.
+
+    The fourth root of Shampoo multiplies what is beside the first gradient by 1e-6^-1/4.
+    """
     whole, bare = make in (ox.shampoo, ox.soap), make is ox.scale_by_shampoo
     case = Case(make, kwargs, args, getattr(oracles, make.__name__), whole, matrix=True)
-    return dataclasses.replace(case, bare=bare, amplifies=5.0, alike=True)
+    return dataclasses.replace(case, bare=bare, amplifies=1e-6**-0.25, alike=True)
 
 
 fading = ox.inverse_time_decay(0.1, 1, 0.5)
