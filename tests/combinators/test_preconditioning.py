@@ -216,3 +216,30 @@ def test_any_transformation_is_an_estimator():
         TypeError, match=r"takes transformations, but `hessian_diagonal_fn`"
     ):
         ox.sophia(0.1, hessian_diagonal_fn=moduli.update)
+
+
+def test_sophia_g_trains_a_classifier_by_its_own_labels():
+    rng = np.random.default_rng(0)
+    xs = jnp.float32(rng.normal(size=(64, 5)))
+    ys = jnp.argmax(xs @ jnp.float32(rng.normal(size=(5, 3))), axis=-1)
+
+    def logits(p):
+        return jnp.tanh(xs @ p["in"]) @ p["out"]
+
+    def cross_entropy(p):
+        log_p = jax.nn.log_softmax(logits(p))
+        return -jnp.mean(jnp.take_along_axis(log_p, ys[:, None], axis=1))
+
+    estimator = ox.gauss_newton_bartlett_estimator()
+    tx = ox.sophia(0.03, gamma=0.05, hessian_diagonal_fn=estimator)
+
+    def step(carry, _):
+        p, state = carry
+        value, grads = jax.value_and_grad(cross_entropy)(p)
+        updates, state = tx.update(grads, state, p, logits_fn=logits)
+        return (ox.apply_updates(p, updates), state), value
+
+    p = {"in": jnp.float32(rng.normal(size=(5, 8))), "out": jnp.zeros((8, 3))}
+    losses = jax.lax.scan(step, (p, tx.init(p)), length=100)[1]
+    assert losses[0] == pytest.approx(np.log(3))
+    assert losses[-1] < 0.1
