@@ -21,6 +21,8 @@ class MechanicState(NamedTuple):
     way: Params  # Delta, the sum of all updates of the base optimizer; as the params.
     base_optimizer_state: OptState  # That of the transformation inside.
 
+    directions = ("way",)
+
 
 def _further(
     u: jax.Array, way: jax.Array, *, scale: Any, growth: Any

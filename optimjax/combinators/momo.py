@@ -29,6 +29,8 @@ class MomoState(NamedTuple):
     momentum: Params  # d, the mean of the gradients; shaped like the params.
     preconditioner_state: OptState  # That of the preconditioner.
 
+    directions = ("momentum",)
+
 
 def _mean(g: jax.Array, d: jax.Array, *, weight: Any) -> tuple[jax.Array, jax.Array]:
     d = numerics.mix(d, g, weight)

@@ -54,6 +54,8 @@ class ScaleByDogState(NamedTuple):
     sum_of_squares: Any  # G, (), float32 or wider: of the norms of all gradients.
     start: Params  # x, the params at the start, float32 or wider.
 
+    directions = ("start",)
+
 
 def _over_gradients(
     longest: jax.Array,
@@ -200,6 +202,8 @@ class ScaleByDowgState(NamedTuple):
     weighted_sum_of_squares: jax.Array  # v, (), float32 or wider.
     start: Params  # x, the params at the start, float32 or wider.
 
+    directions = ("start",)
+
 
 @transformation(state=ScaleByDowgState)
 def scale_by_dowg(
@@ -275,6 +279,8 @@ class ScaleByCocobState(NamedTuple):
     sum_of_moduli: Params  # G, real.
     reward: Params  # R, real.
     start: Params  # x, the params at the start.
+
+    directions = ("sum_of_gradients", "start")
 
 
 def _cocob(
@@ -366,6 +372,8 @@ class DadaptAdamwState(NamedTuple):
     nu: Params  # v, the mean of squares; real.
     sum_of_gradients: Params  # s, weighted and decaying.
 
+    directions = ("mu", "sum_of_gradients")
+
 
 class ProdigyState(NamedTuple):
     """State of `prodigy`. The trees are shaped like the params, float32 or wider."""
@@ -377,6 +385,8 @@ class ProdigyState(NamedTuple):
     nu: Params  # v, the mean of their squares; real.
     sum_of_gradients: Params  # s, weighted and decaying.
     start: Params  # x, the params at the start.
+
+    directions = ("mu", "sum_of_gradients", "start")
 
 
 def _moments(

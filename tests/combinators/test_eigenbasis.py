@@ -121,8 +121,15 @@ def slots_of(node):
     return {f: x for f, x in node._asdict().items() if looks_like_params(x)}
 
 
-# What keeps the parameters themselves, or what rounding has kept back of them.
-AROUND = (ox.KahanSummationState, ox.MasterWeightsState)
+# What keeps the parameters themselves, or what rounding has kept back of them; and what is
+# not for single numbers.
+AROUND = (
+    ox.KahanSummationState,
+    ox.MasterWeightsState,
+    ox.ScaleByLbfgsState,
+    ox.ScaleByBacktrackingLinesearchState,
+    ox.ScaleByZoomLinesearchState,
+)
 
 
 def test_states_say_of_all_their_directions_that_they_are():
