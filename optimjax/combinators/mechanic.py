@@ -63,19 +63,22 @@ def mechanize(
     may come after it.
 
     Args:
-        base_optimizer: Any transformation whose updates are whole steps, such as `adamw`,
-            at any rate. One that makes all steps equally long, such as `lamb`, is not what
+        base_optimizer: Any transformation whose updates are whole steps, such as `adamw`.
+            One that makes all steps equally long, such as `lamb`, is not what
             it is for.
-        weight_decay: $\lambda \ge 0$. May be traced, as may be the next two.
+        weight_decay: $\lambda \ge 0$. The pull is as strong for a base of rate 0.001 as for
+            one of rate 1, the rest of $h$ a thousandth: give the base the rate 1. May be
+            traced, as may be the next two.
         eps: $\epsilon > 0$.
         s_init: $s_0 > 0$, a guess that is too small: of what to multiply the rate by.
         num_betas: $n \ge 1$.
 
     Returns:
         A `GradientTransformation` with a `MechanicState`: 4 bytes a parameter, and those of
-        the base optimizer. It needs the params. Optax keeps $x_1$, and finds $\Delta$ by
-        $(x_t - x_1) / (S_t + \epsilon)$, of which little or nothing is left while $S$ is
-        small beside the roundings of $x$; here it is $\Delta$ that is kept.
+        the base optimizer. It needs the params. `measure` knows $S$ as `mechanic_scale`.
+        Optax keeps $x_1$, and finds $\Delta$ by $(x_t - x_1) / (S_t + \epsilon)$, of which
+        little or nothing is left while steps are small beside the roundings of $x$; here it
+        is $\Delta$ that is kept.
 
     Raises:
         TypeError: If `base_optimizer` is no transformation.

@@ -70,8 +70,10 @@ def momo(
     the gradient for its gradient (see `chain`). `scale_by_rms` makes MoMo-Adam of it
     (`momo_adam`), `scale_by_rss` what is not in the paper.
 
-    `update` needs the loss, `value=f`, of the batch that the gradient is of. The updates
-    are whole steps.
+    `update` needs the loss, `value=f`, of the batch that the gradient is of; inside of
+    `accumulate`, the mean of the batches', at the call that takes the step. The updates are
+    whole steps. Where the gradients of batches differ at the minimum, steps do not die out
+    by themselves: a factor that falls, `scale_by_schedule`, belongs behind it.
 
     Args:
         learning_rate: $\alpha \ge 0$: better too large than too small. A number, a traced
@@ -90,7 +92,7 @@ def momo(
     Returns:
         A `GradientTransformation` with a `MomoState`: 4 bytes a parameter, and those of the
         preconditioner. It needs the params. Where $\langle d, P d \rangle$ is zero or
-        negative, it takes no step.
+        negative, it takes no step. `measure` knows $\tau$ as `momo_rate`.
 
     Raises:
         ValueError: If an argument lies outside of its range; in `update`, if params are

@@ -114,7 +114,7 @@ def gauss_newton_bartlett_estimator(
         >>> import jax.numpy as jnp, optimjax as ox
         >>> t = ox.gauss_newton_bartlett_estimator()
         >>> def logits(p):  # Of one example.
-        ...     return jnp.array([[2.0, 1.0]]) * p
+        ...     return jnp.array([2.0, 1.0]) * p
         >>> params = jnp.array([0.0, 0.0])
         >>> diagonal, _ = t.update(params, t.init(params), params, logits_fn=logits)
         >>> print(diagonal)  # Whichever label: 2**2 / 4, 1**2 / 4

@@ -72,6 +72,15 @@ def test_the_params_are_where_the_way_leads_times_the_scale():
     np.testing.assert_allclose(p, TARGET + 1.0 + way, rtol=1e-5)
 
 
+def test_its_scale_can_be_measured():
+    _, _, state = trained(
+        ox.measure(ox.mechanize(ox.sgd(1.0)), "mechanic_scale"), 5, np.zeros(6)
+    )
+    np.testing.assert_allclose(
+        ox.get_measures(state)["mechanic_scale"], state.inner_state.s.sum(), rtol=1e-6
+    )
+
+
 def test_the_pull_is_towards_zero_and_zero_is_no_pull():
     """Along a way that a gradient does not see, only the pull counts."""
     p, g = jnp.float32([3.0, 4.0]), jnp.float32([2.0, 0.0])

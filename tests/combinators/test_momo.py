@@ -125,6 +125,13 @@ def test_a_bound_that_is_not_known_is_found(make):
     assert loss(found[-1]) < 0.2 * loss(fixed[-1])
 
 
+def test_its_rate_can_be_measured():
+    p = jnp.float32([3.0, -4.0])
+    tx = ox.measure(ox.momo(10.0), "momo_rate", "learning_rate")
+    _, state = tx.update(p, tx.init(p), p, value=12.5)
+    assert ox.get_measures(state) == {"momo_rate": 0.5, "learning_rate": 10.0}
+
+
 def test_nothing_left_to_gain_is_no_step():
     tx, p = ox.momo(1.0, beta=0.5, lower_bound=2.0), jnp.ones(2)
     u, state = tx.update(jnp.ones(2), tx.init(p), p, value=1.0)
