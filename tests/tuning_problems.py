@@ -165,6 +165,27 @@ TUNERS = {
     "prodigy": Tuner("adam", False, lambda rate, s: ox.prodigy(rate, estim_lr0=1e-6 * s)),
 }
 
+# Those whose first guess is a rate, and is off from the tuned one.
+
+
+def _momo(make):
+    """Its rate is but the largest: what falls is a factor of the step behind it."""
+    return lambda rate, s: ox.chain(make(s), ox.scale_by_schedule(rate))
+
+
+RATED = {
+    "mechanize_sgd": Tuner(
+        "sgd", True, lambda rate, s: ox.mechanize(ox.sgd(rate), s_init=s)
+    ),
+    "mechanize_adam": Tuner(
+        "adam", True, lambda rate, s: ox.mechanize(ox.adam(rate), s_init=s)
+    ),
+    "momo": Tuner("sgd", False, _momo(ox.momo)),
+    "momo_adam": Tuner("adam", False, _momo(ox.momo_adam)),
+}
+# Mechanic finds what is larger than its guess, MoMo what is smaller.
+OFF = {name: np.float32([1e3 if "momo" in name else 1e-3]) for name in RATED}
+
 
 def as_advised(tuner, steps, make):
     """`make(rate)` by the recipe of a tuner."""
@@ -181,8 +202,8 @@ def final_losses(problem, make, scales):
 
         def step(carry, draw):
             params, state = carry
-            grads = jax.grad(problem.loss)(params, draw)
-            updates, state = tx.update(grads, state, params)
+            value, grads = jax.value_and_grad(problem.loss)(params, draw)
+            updates, state = tx.update(grads, state, params, value=value)
             return (ox.apply_updates(params, updates), state), None
 
         start = problem.params, tx.init(problem.params)
@@ -220,7 +241,7 @@ def tuned_alike(name, base, averages):
 
 def losses_of(name, tuner, scales=SCALES):
     """The losses of a tuner from first guesses that are off by `scales`."""
-    problem, how = PROBLEMS[name](), TUNERS[tuner]
+    problem, how = PROBLEMS[name](), (TUNERS | RATED)[tuner]
 
     def make(scale):
         return as_advised(how, problem.steps, lambda rate: how.make(rate, scale))
