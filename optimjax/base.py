@@ -97,13 +97,15 @@ class _Update:
         reads: frozenset[str] | None,
         stateless: bool,
         composed: bool,
+        reads_grad: bool,
     ):
         self.advance = advance
         self.name = name
         self.expression = expression
         self.reads = reads  # The extra arguments it has a use for; None: perhaps any.
         self.stateless = stateless
-        self.composed = composed  # Whether it holds a stage that reads `grad`.
+        self.composed = composed  # Whether it holds a stage that reads `grad`,
+        self.reads_grad = reads_grad  # or reads it itself.
         self.__name__ = self.__qualname__ = f"{name}.update"
 
     def __repr__(self) -> str:
@@ -280,7 +282,7 @@ def _member(
                     "own: `@transformation` takes no options there."
                 )
             advance, reads, stateless = update.advance, update.reads, update.stateless
-            composed = update.composed
+            composed, reads_grad = update.composed, update.reads_grad
         elif isinstance(update, _Lanes):
             if state is not EmptyState:
                 init = _checked_init(init, name, state, real)
@@ -288,12 +290,15 @@ def _member(
             reads, own = _reads_of(update.stages), update.reads
             reads = None if reads is None or own is None else reads | own
             stateless, composed = False, any(map(_reads_grad, update.stages))
+            reads_grad = composed
         else:
             advance, reads = _rule(update, name, state, smooths), _keywords(update)
             init = _checked_init(init, name, state, real)
             stateless, composed = state is EmptyState, False
+            reads_grad = "grad" in inspect.signature(update).parameters
         return GradientTransformation(
-            init, _Update(advance, name, call.expression, reads, stateless, composed)
+            init,
+            _Update(advance, name, call.expression, reads, stateless, composed, reads_grad),
         )
 
     # By `setattr`: to a type checker, a function has no attribute of that name.
@@ -441,7 +446,7 @@ def _reads_grad(stage: GradientTransformation) -> bool:
     """Whether it reads the extra argument `grad`, or holds a stage that does."""
     update = stage.update
     if isinstance(update, _Update):
-        return update.composed or update.reads is None or "grad" in update.reads
+        return update.reads_grad
     return "grad" in inspect.signature(update).parameters
 
 

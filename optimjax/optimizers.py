@@ -2195,6 +2195,7 @@ def lbfgs(
     return chain(scale_by_lbfgs(memory_size, scale_init_precond), rate, search)
 
 
+@transformation
 def muon(
     learning_rate: NonNegativeOrSchedule,
     ns_coeffs: Coefficients = "standard",
