@@ -52,7 +52,7 @@ def test_evaluations_are_counted_one_by_one():
         (ox.chain(ox.lbfgs(), ox.scale(0.5)), lambda r: 2 * r.steps + 1),
         (ox.accumulate(ox.sgd(0.3), 3), lambda r: r.steps + 1),
     ],
-    ids=str,
+    ids=["adam", "half of lbfgs", "accumulate"],
 )
 def test_any_transformation_will_do(tx, evaluations):
     result = ox.minimize(bowl, jnp.zeros(3), tx)
