@@ -97,6 +97,20 @@ def test_the_combinators_of_the_readme_run():
     assert jax.tree.structure(averaged) == jax.tree.structure(params)
 
 
+def test_the_matrices_of_the_readme_run(capsys):
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(axes = .*?)```", readme, re.DOTALL)
+    layers = [{"qkv": jnp.ones((4, 12)), "out": jnp.eye(4), "bias": jnp.ones(4)}]
+    params = {"embed": jnp.ones((9, 4)), "layers": layers}
+    names = {"ox": ox, "params": params}
+    exec(block, names)
+    assert re.search(r"qkv +\(4, 12\) +i\(3o\) +3 of 4 x 4", capsys.readouterr().out)
+    for name in ("muon", "lion_in_those_axes"):
+        state = names[name].init(params)
+        updates, _ = names[name].update(params, state, params)
+        assert float(updates["layers"][0]["out"][0, 0]) < 0, name
+
+
 def test_the_comparison_prints_its_table_and_draws_its_picture(tmp_path):
     picture = tmp_path / "small.png"
     script = EXAMPLES / "compare_optimizers.py"
