@@ -107,6 +107,7 @@ def test_the_matrices_of_the_readme_run(capsys):
     assert re.search(r"qkv +\(4, 12\) +i\(3o\) +3 of 4 x 4", capsys.readouterr().out)
     for name in ("muon", "lion_in_those_axes"):
         state = names[name].init(params)
+        _, state = names[name].update(params, state, params)  # It finds the axes.
         updates, _ = names[name].update(params, state, params)
         assert float(updates["layers"][0]["out"][0, 0]) < 0, name
 
