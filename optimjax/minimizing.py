@@ -25,6 +25,9 @@ class StopReason(enum.IntEnum):
     LINESEARCH_FAILED = 4  # Two line searches in a row found nothing better.
     NOT_FINITE = 5  # The value or the gradient was not finite.
 
+    def __str__(self) -> str:
+        return self.name
+
 
 RUNNING = -1
 
@@ -107,8 +110,8 @@ def minimize(
         last of them. Through the loop only forward-mode derivatives go (`jax.jvp`).
 
     Raises:
-        TypeError: If `fun` is not a function, `tx` no transformation, or a leaf of `params`
-            no floating or complex array.
+        TypeError: If `fun` is not a function, `tx` no transformation, `args` no tuple, or
+            a leaf of `params` no floating or complex array.
         ValueError: If an argument lies outside of its range.
 
     Example:
@@ -124,6 +127,11 @@ def minimize(
     if not callable(fun):
         raise TypeError(f"`minimize(fun=...)` must be a function, but got {fun!r}.")
     _dtypes.check_inexact(params, "the params")
+    if not isinstance(args, tuple | list):  # An array would go in row by row.
+        raise TypeError(
+            f"`minimize(args=...)` must be a tuple, such as `(batch,)`, but got "
+            f"{type(args).__name__}."
+        )
     try:
         hash(fun)
     except TypeError:  # A module that is a tree, say.

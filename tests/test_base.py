@@ -630,6 +630,7 @@ def test_every_decay_may_be_traced_and_be_zero():
     [
         (ox.adam(1e-3), "adam(0.001)"),
         (ox.adam(learning_rate=0.1, b2=0.99), "adam(learning_rate=0.1, b2=0.99)"),
+        (ox.muon(0.1, axes="oi"), "muon(0.1, axes='oi')"),
         (ox.chain(), "chain()"),
         (
             ox.chain(

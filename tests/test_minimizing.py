@@ -214,3 +214,9 @@ def test_what_it_refuses():
         ox.minimize(bowl, jnp.zeros(2, jnp.int32), ox.lbfgs())
     with pytest.raises(ValueError, match=r"`minimize\(gtol=...\)` must lie in \[0, inf\)"):
         ox.minimize(bowl, jnp.zeros(2), ox.lbfgs(), gtol=-1.0)
+    with pytest.raises(TypeError, match=r"`minimize\(args=...\)` must be a tuple"):
+        ox.minimize(lambda p, a: bowl(p - a), jnp.zeros(2), ox.lbfgs(), jnp.zeros(1))
+
+
+def test_a_reason_prints_as_its_name():
+    assert f"{StopReason.VALUE_SETTLED} {StopReason(3)!s}" == "VALUE_SETTLED MAX_STEPS"
