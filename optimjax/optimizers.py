@@ -2471,6 +2471,11 @@ def scion(
         LMOs](https://arxiv.org/abs/2502.07529), 2025. A convolution of $k \times k$ is one
         matrix here, with $k^2$ inputs for each channel; there its factor is less by $k$.
     """
+    if constrained and isinstance(learning_rate, float) and learning_rate > 1:
+        raise ValueError(
+            f"`scion(learning_rate=...)` must lie in [0, 1], but got {learning_rate}: beyond "
+            "1 it leaves the ball. `constrained=False` takes any rate."
+        )
     return chain(
         ema(beta, debias=False, dtype=mu_dtype),
         on_matrices(

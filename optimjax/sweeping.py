@@ -156,7 +156,7 @@ def _entry(name: Any, given: Any) -> _Entry:
     for argument, value in arguments.items():
         if isinstance(value, Range):
             entry.ranges[argument] = value
-        elif type(value) in (list, tuple, range):  # A transformation is a tuple, too.
+        elif type(value) in (list, range):  # A tuple may be one value, such as `betas`.
             entry.choices[argument] = list(value)
         elif isinstance(value, np.ndarray | jax.Array) and value.ndim == 1:
             entry.choices[argument] = value.tolist()

@@ -220,3 +220,14 @@ def test_what_it_refuses():
 
 def test_a_reason_prints_as_its_name():
     assert f"{StopReason.VALUE_SETTLED} {StopReason(3)!s}" == "VALUE_SETTLED MAX_STEPS"
+
+
+def test_a_search_whose_steps_are_too_short_for_the_params_has_failed():
+    def wall(p):
+        return jnp.where(p > 1.0, jnp.nan, (p - 2) ** 2)
+
+    tx = ox.chain(ox.scale(-1.0), ox.scale_by_backtracking_linesearch(60))
+    result = ox.minimize(wall, jnp.float32(0.0), tx, max_steps=500)
+    assert result.reason is ox.StopReason.LINESEARCH_FAILED
+    assert float(result.params) > 0.99
+    assert int(result.steps) < 100

@@ -12,7 +12,7 @@ from .. import _branches, _dtypes, numerics
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, matrixwise, roles, slot_for, some_matrix
 from ..schedules import exponential_decay
-from ..tree import leafwise
+from ..tree import leafwise, random_like
 from ..typing import Count, Decay, FractionOrSchedule, Positive, Threshold
 from .adding import typed_key
 
@@ -168,18 +168,10 @@ def _on_all(
     ), factors
 
 
-def _normal_like(tree: Any, key: jax.Array) -> Any:
-    leaves, treedef = jax.tree.flatten(tree, is_leaf=_dtypes.is_none)
-
-    def drawn(x: Any, key: jax.Array) -> Any:
-        if x is None:
-            return None
-        # The same numbers also where the gradients are wider.
-        kind = np.complex64 if jnp.iscomplexobj(x) else np.float32
-        return _dtypes.cast(jax.random.normal(key, x.shape, kind), x.dtype)
-
-    keys = jax.random.split(key, max(len(leaves), 1))
-    return treedef.unflatten(map(drawn, leaves, keys))
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    # The same numbers also where the gradients are wider.
+    kind = np.complex64 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float32
+    return _dtypes.cast(jax.random.normal(key, shape, kind), dtype)
 
 
 class ScaleByPsgdKronState(NamedTuple):
@@ -338,7 +330,7 @@ def scale_by_psgd_kron(
         probability = numerics.at_step(preconditioner_update_probability, state.count)
 
         def renewed() -> Any:
-            probes = _normal_like(seen, for_probes)
+            probes = random_like(for_probes, seen, _normal)
             return _on_all(
                 _renew, seen, axes, state.factors, reads=(probes,), lr=precond_lr
             )[1]

@@ -119,6 +119,11 @@ class _Line:
     def at(self, move: Updates) -> Params:
         return base.apply_updates(self.params, move)
 
+    def leaves_its_place(self, point: Params) -> jax.Array:
+        """Whether a point is another one than that of the params."""
+        changed = jax.tree.map(lambda p, q: jnp.any(p != q), self.params, point)
+        return functools.reduce(jnp.logical_or, jax.tree.leaves(changed), jnp.array(False))
+
     def value_at(self, params: Params) -> jax.Array:
         value = self.value_fn(params, **self.extra)
         return _scalar(value, "the result of `value_fn`", self.dtype)
@@ -333,7 +338,9 @@ def scale_by_backtracking_linesearch(
             else:
                 new = line.value_at(point)
             bound = line.value + slope_rtol * b.trial * line.slope + allowed
-            done = jnp.isfinite(new) & (new <= bound)
+            # Shorter than a rounding of the params is no step, and shorter ones neither.
+            stuck = ~line.leaves_its_place(point)
+            done = jnp.isfinite(new) & (new <= bound) & ~stuck
             if back is not None:
                 fresh = functools.partial(back, jnp.ones_like(new))
                 grads = jax.lax.cond(
@@ -341,7 +348,7 @@ def scale_by_backtracking_linesearch(
                 )
             best = _if(done, (b.trial, b.move, new), b.found[:3])
             found = _Found(best[0], best[1], best[2], grads)
-            last = b.count >= max_backtracking_steps
+            last = stuck | (b.count >= max_backtracking_steps)
             outcome = _outcome(
                 (done, LinesearchOutcome.SATISFIED), (last, LinesearchOutcome.NO_DECREASE)
             )
