@@ -20,6 +20,7 @@ DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "state_sizes.md"
 WIDTH, LAYERS, WORDS, PLACES = 768, 12, 50257, 1024
 # For the optimizers of matrices: which axes are what, and what is no matrix.
 AXES = {"words": None, "places": None, "**/qkv/kernel": "i(3o)"}
+STAGES = ("dadapt_adamw", "momo", "prodigy")  # Whole optimizers that are no chains.
 ARGUMENTS = {"learning_rate": 1e-3, "key": 0, "axes": AXES}
 
 
@@ -54,7 +55,8 @@ def optimizers():
     """Every whole optimizer of the library, made with its defaults."""
     made = {}
     for name, factory in vars(ox).items():
-        if getattr(factory, "__module__", None) != "optimjax.optimizers":
+        home = getattr(factory, "__module__", None)
+        if home != "optimjax.optimizers" and name not in STAGES:
             continue
         parameters = inspect.signature(factory).parameters
         if "learning_rate" in parameters or not name.startswith("scale_by"):
