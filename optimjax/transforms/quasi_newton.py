@@ -132,9 +132,7 @@ def scale_by_lbfgs(
         direction = newest(updates, "the updates", zeros_like(state.updates))
         gamma: Any = 1.0
         if scale_init_precond:
-            first = 1 / jnp.maximum(
-                _dtypes.cast(norm(direction), state.weights_memory.dtype), 1
-            )
+            first = 1 / jnp.maximum(_length(direction, state.weights_memory.dtype), 1)
             gamma = jnp.where(state.pairs > 0, state.identity_scale, first)
         outs = treedef.flatten_up_to(_two_loops(state, direction, gamma))
         return treedef.unflatten(
@@ -150,14 +148,32 @@ def _inner(x: Any, y: Any, dtype: Any) -> jax.Array:
     return _dtypes.cast(jnp.real(vdot(x, y)), dtype)
 
 
+def _in_units(x: Any, dtype: Any) -> tuple[Any, jax.Array]:
+    """A tree over its largest modulus, and that: so squares neither vanish nor overflow."""
+    largest = _dtypes.cast(norm(x, "inf"), dtype)
+    unit = jnp.where(largest > 0, largest, 1)
+    return jax.tree.map(
+        lambda x: numerics.over(x, _dtypes.cast(unit, _dtypes.real_dtype(x))), x
+    ), unit
+
+
+def _length(x: Any, dtype: Any) -> jax.Array:
+    x, unit = _in_units(x, dtype)
+    return unit * numerics.sqrt(_inner(x, x, dtype))
+
+
 def _remembered(state: ScaleByLbfgsState, s: Any, y: Any) -> ScaleByLbfgsState:
     """The state with the pair `s, y`, if it says anything of curvature."""
     dtype = state.weights_memory.dtype
-    sy, ss, yy = _inner(s, y, dtype), _inner(s, s, dtype), _inner(y, y, dtype)
-    rounding = jnp.finfo(dtype).eps * numerics.sqrt(ss) * numerics.sqrt(yy)
+    (a, s_unit), (b, y_unit) = _in_units(s, dtype), _in_units(y, dtype)
+    ab, aa, bb = _inner(a, b, dtype), _inner(a, a, dtype), _inner(b, b, dtype)
+    rounding = jnp.finfo(dtype).eps * numerics.sqrt(aa) * numerics.sqrt(bb)
+    sy, gamma = ab * s_unit * y_unit, ab / jnp.where(bb > 0, bb, 1) * (s_unit / y_unit)
     started = state.count > 0
-    kept = started & (sy > rounding)  # False for NaN.
-    emptied = started & (ss == 0)
+    kept = started & (ab > rounding)  # False for NaN.
+    for x in (sy, 1 / sy, gamma):  # The numbers of the two loops.
+        kept = kept & (x > 0) & jnp.isfinite(x)
+    emptied = started & (aa == 0)
     pairs = jnp.where(emptied, 0, state.pairs)
     row = pairs % len(state.weights_memory)
 
@@ -170,7 +186,7 @@ def _remembered(state: ScaleByLbfgsState, s: Any, y: Any) -> ScaleByLbfgsState:
         diff_params_memory=jax.tree.map(put, state.diff_params_memory, s),
         diff_updates_memory=jax.tree.map(put, state.diff_updates_memory, y),
         weights_memory=put(weights, 1 / jnp.where(kept, sy, 1)),
-        identity_scale=jnp.where(kept, sy / jnp.where(kept, yy, 1), state.identity_scale),
+        identity_scale=jnp.where(kept, gamma, state.identity_scale),
     )
 
 

@@ -132,3 +132,14 @@ def test_what_it_refuses():
     tx = ox.scale_by_lbfgs()
     with pytest.raises(ValueError, match="`scale_by_lbfgs` needs the current parameters"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("size", [1e-28, 1e-22, 1.0, 1e20, 1e30])
+def test_the_size_of_the_gradients_does_not_count(size):
+    """Though their squares are zero, or infinite, in float32."""
+    tx, curvature = ox.scale_by_lbfgs(), np.float32(size) * np.float32([1.0, 20.0])
+    params = np.float32([1.0, 2.0])
+    _, state = tx.update(curvature * params, tx.init(params), params)
+    step, state = tx.update(curvature * params / 2, state, params / 2)
+    assert state.pairs == 1
+    np.testing.assert_allclose(step, params / 2, rtol=1e-5)  # Newton's, along the pair.
