@@ -58,7 +58,8 @@ def test_state_keeps_its_dtypes_and_updates_have_the_promised_one(case):
     ids=str,
 )
 def test_moments_are_stored_as_asked_for(case, stored):
-    (name,) = storages(case.make)
+    names = storages(case.make)  # Of two, the other is that of products.
+    name = "mu_dtype" if "mu_dtype" in names else names[0]
     kwargs = {**case.kwargs, name: stored}
     if case.make.__name__ in (
         "sgd",
@@ -74,14 +75,19 @@ DISCRETE = {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld}
 STORING = {ox.schedule_free, ox.schedule_free_sgd, ox.schedule_free_adamw}
 # Of these, the update ends at a number of the parameter's dtype.
 AIMED = {ox.master_weights, ox.kahan_summation, ox.sam}
-# These call functions of the parameters, which compute in the parameters' own dtype.
+# These call functions of the parameters, which compute in the parameters' own dtype. (And
+# what amplifies roundings may end at the other neighbour.)
 CALLING = {ox.hutchinson_estimator_diag_hessian, ox.gauss_newton_bartlett_estimator}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
     "case",
-    [c for c in catalogue.ONE_EACH if c.make not in DISCRETE | STORING | AIMED | CALLING],
+    [
+        c
+        for c in catalogue.ONE_EACH
+        if c.make not in DISCRETE | STORING | AIMED | CALLING and c.amplifies == 1
+    ],
     ids=str,
 )
 def test_low_precision_is_rounded_once_at_the_end(case, dtype):

@@ -75,6 +75,7 @@ LINEAR = {
     "some of them": ox.partition({"w": mean(), "**": ox.sgd(0.1, momentum=0.5)}),
     "accumulation": ox.accumulate(mean(), 3),
     "now and then": ox.chain(ox.conditionally_mask(mean(), ox.every(2)), ox.scale(-1.0)),
+    "way so far": ox.mechanize(ox.sgd(0.1)),
 }
 
 
@@ -85,6 +86,22 @@ def test_around_what_is_the_same_in_all_axes_it_changes_nothing(name):
     params = {"w": gradients(4, 3, seed=1), "b": gradients(3, seed=1)}
     tx = ox.in_eigenbasis(inner, every=2)
     check(run(tx, grads, params), after_the_first(inner, grads, params))
+
+
+@pytest.mark.parametrize(
+    "inner", [ox.scale_by_dog(("distance", 0.1)), ox.scale_by_dowg(0.01)], ids=str
+)
+def test_ways_from_the_start_are_as_long_in_all_axes(inner):
+    grads, params = gradients(6, 4, 3), gradients(4, 3, seed=1)
+
+    def steps(tx):
+        def step(carry, g):
+            updates, state = tx.update(g, carry[1], carry[0])
+            return (carry[0] - updates, state), updates
+
+        return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
+
+    check(steps(ox.in_eigenbasis(inner, every=2, skip_first=False)), steps(inner))
 
 
 def test_later_stages_take_the_gradient_that_the_inner_hands_on():
@@ -121,14 +138,14 @@ def slots_of(node):
     return {f: x for f, x in node._asdict().items() if looks_like_params(x)}
 
 
-# What keeps the parameters themselves, or what rounding has kept back of them; and what is
-# not for single numbers.
+# What keeps the parameters themselves, or what rounding has kept back of them; and what
+# calls the loss, or has axes of its own before those of the parameters.
 AROUND = (
     ox.KahanSummationState,
     ox.MasterWeightsState,
-    ox.ScaleByLbfgsState,
     ox.ScaleByBacktrackingLinesearchState,
     ox.ScaleByZoomLinesearchState,
+    ox.ScaleByLbfgsState,
 )
 
 
