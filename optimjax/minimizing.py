@@ -16,14 +16,23 @@ from .typing import NonNegative, PositiveCount
 
 
 class StopReason(enum.IntEnum):
-    """Why `minimize` stopped."""
+    """Why `minimize` stopped.
 
-    GRADIENT_SMALL = 0  # No entry of the gradient is above `gtol`.
-    VALUE_SETTLED = 1  # The last step changed the value by no more than `ftol` allows.
-    STEP_SMALL = 2  # The last step changed the params by no more than `xtol` allows.
-    MAX_STEPS = 3  # There were `max_steps` steps.
-    LINESEARCH_FAILED = 4  # Two line searches in a row found nothing better.
-    NOT_FINITE = 5  # The value or the gradient was not finite.
+    Attributes:
+        GRADIENT_SMALL: No entry of the gradient is above `gtol`.
+        VALUE_SETTLED: The last step changed the value by no more than `ftol` allows.
+        STEP_SMALL: The last step changed the params by no more than `xtol` allows.
+        MAX_STEPS: There were `max_steps` steps.
+        LINESEARCH_FAILED: Two line searches in a row found nothing better.
+        NOT_FINITE: The value or the gradient was not finite.
+    """
+
+    GRADIENT_SMALL = 0
+    VALUE_SETTLED = 1
+    STEP_SMALL = 2
+    MAX_STEPS = 3
+    LINESEARCH_FAILED = 4
+    NOT_FINITE = 5
 
     def __str__(self) -> str:
         return self.name

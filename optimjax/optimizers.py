@@ -2473,8 +2473,8 @@ def scion(
     """
     if constrained and isinstance(learning_rate, float) and learning_rate > 1:
         raise ValueError(
-            f"`scion(learning_rate=...)` must lie in [0, 1], but got {learning_rate}: beyond "
-            "1 it leaves the ball. `constrained=False` takes any rate."
+            f"`scion(learning_rate=...)` must lie in [0, 1], but got {learning_rate}: "
+            "beyond 1 it leaves the ball. `constrained=False` takes any rate."
         )
     return chain(
         ema(beta, debias=False, dtype=mu_dtype),

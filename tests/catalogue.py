@@ -58,7 +58,10 @@ class Case:
         return repr(self.make(*self.args, **self.kwargs) if self.searching else self())
 
     def __call__(self):
-        made = self.make(*self.args, **self.kwargs)
+        return self.around(self.make(*self.args, **self.kwargs))
+
+    def around(self, made):
+        """What was made, with what it needs around it."""
         if self.bare:
             made = ox.on_matrices(made, ox.identity())
         if self.searching:
@@ -652,3 +655,6 @@ CASES = STAGES + OPTIMIZERS + COMBINATORS
 
 # One case of each factory: what is tested of it whatever its settings.
 ONE_EACH = list({case.make: case for case in reversed(CASES)}.values())[::-1]
+# And of those that are no aliases: an alias is an expression of these, and has no arithmetic
+# of its own (see `test_public_api.py`).
+PARTS = [case for case in ONE_EACH if case.make.__module__ != "optimjax.optimizers"]

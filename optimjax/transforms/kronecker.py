@@ -140,8 +140,9 @@ def scale_by_shampoo(
     With $e = 1/4$ the traces cancel: $L^{-1/4} D\, R^{-1/4}$, as in the paper. With
     $e = 1/2$ it is AdaGrad's $H^{-1/2}$ for the nearest Kronecker product to the second
     moment, $H = L \otimes R / \tau$. For any exponent the updates do not depend on the
-    scale of the loss, and turn with the gradients, $G \mapsto P\, G\, Q$ for orthogonal P
-    and Q. At the first step, that of a gradient $\sum_i \sigma_i u_i v_i^*$ is $\sum_i u_i
+    scale of the loss (in float32 for gradients from 1e-10 to 1e18), and turn with the
+    gradients, $G \mapsto P\, G\, Q$ for orthogonal P and Q. At the first step, that of a
+    gradient $\sum_i \sigma_i u_i v_i^*$ is $\sum_i u_i
     v_i^*$ if $e = 1/4$.
 
     What they do depend on is how many gradients agree: `graft` gives them the length of a

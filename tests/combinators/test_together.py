@@ -139,7 +139,7 @@ def test_every_pair_that_does_nothing_does_nothing_to_adam(outer):
         check_close(params, want, name)
 
 
-@pytest.mark.parametrize("case", catalogue.ONE_EACH, ids=str)
+@pytest.mark.parametrize("case", catalogue.PARTS, ids=str)
 def test_all_of_them_around_anything_change_nothing(case):
     plain = wrapped = case()
     for wrap in NEUTRAL.values():
@@ -149,10 +149,10 @@ def test_all_of_them_around_anything_change_nothing(case):
     check_close(got, want)
 
 
-@pytest.mark.parametrize("case", catalogue.ONE_EACH, ids=str)
+@pytest.mark.parametrize("case", catalogue.PARTS, ids=str)
 def test_each_of_them_around_anything_keeps_its_types(case):
     # Each second combinator, and with the next entry the others.
-    turn = catalogue.ONE_EACH.index(case)
+    turn = catalogue.PARTS.index(case)
     for i, wrap in enumerate(AT_WORK.values()):
         if (i + turn) % 2 == 0:
             check_by_tracing(wrap(case()), case.extra, [PRECISIONS[i // 2 % 2]])
