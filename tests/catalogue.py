@@ -655,6 +655,6 @@ CASES = STAGES + OPTIMIZERS + COMBINATORS
 
 # One case of each factory: what is tested of it whatever its settings.
 ONE_EACH = list({case.make: case for case in reversed(CASES)}.values())[::-1]
-# And of those that are no aliases: an alias is an expression of these, and has no arithmetic
-# of its own (see `test_public_api.py`).
+# And of those that are no aliases: an alias is an expression of these, and has no
+# arithmetic of its own (see `test_public_api.py`).
 PARTS = [case for case in ONE_EACH if case.make.__module__ != "optimjax.optimizers"]
