@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
+import pytest
 
 import optimjax as ox
 
@@ -653,8 +654,27 @@ COMBINATORS = [
 
 CASES = STAGES + OPTIMIZERS + COMBINATORS
 
+
+def heavy(make):
+    return make in (
+        ox.scale_by_psgd_kron,
+        ox.psgd_kron,
+        ox.lbfgs,
+        ox.in_low_rank,
+        ox.galore,
+    )
+
+
+def timed(case, *values, **how):
+    """A parameter of a test that takes long for some."""
+    marks = [pytest.mark.slow] if case in HEAVY else []
+    return pytest.param(case, *values, marks=marks, id=how.get("id", str(case)))
+
+
 # One case of each factory: what is tested of it whatever its settings.
 ONE_EACH = list({case.make: case for case in reversed(CASES)}.values())[::-1]
 # And of those that are no aliases: an alias is an expression of these, and has no
 # arithmetic of its own (see `test_public_api.py`).
 PARTS = [case for case in ONE_EACH if case.make.__module__ != "optimjax.optimizers"]
+# Decompositions and loops take long to compile.
+HEAVY = [case for case in ONE_EACH if case.searching or case.alike or heavy(case.make)]

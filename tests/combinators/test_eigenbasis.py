@@ -11,6 +11,8 @@ from stepping import gradients, primitives, run
 
 import optimjax as ox
 
+pytestmark = pytest.mark.slow  # Loops and decompositions take long to compile.
+
 ADAM = ox.scale_by_adam(0.9, 0.95)
 
 

@@ -72,6 +72,7 @@ def test_every_factory_can_be_made_with_its_numbers_in_the_state(case):
     assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in NUMBERED if c.whole], ids=str)
 def test_every_optimizer_goes_where_the_plain_one_goes(case):
     params = {"w": PARAMS["w"]}

@@ -10,6 +10,8 @@ from trajectories import run
 import optimjax as ox
 from optimjax.transforms import psgd
 
+pytestmark = pytest.mark.slow  # Loops and decompositions take long to compile.
+
 ALWAYS = {"preconditioner_update_probability": 1.0}
 
 
