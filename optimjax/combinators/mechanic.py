@@ -24,6 +24,10 @@ class MechanicState(NamedTuple):
     directions = ("way",)
 
 
+# Gains and norms beyond it count as this much: their squares stay finite in float32.
+_MOST = 1e18
+
+
 def _further(
     u: jax.Array, way: jax.Array, *, scale: Any, growth: Any
 ) -> tuple[jax.Array, jax.Array]:
@@ -154,4 +158,5 @@ def _gain(updates: Updates, way: Updates, params: Params, decay: Any, eps: Any) 
 
     size, length = (numerics.as_scalar(norm(x)) for x in (updates, params))
     inward = numerics.as_scalar(jnp.real(vdot(way, params)))
-    return -along(way) - decay * size * inward / (length + eps)
+    pull = decay * jnp.minimum(size, _MOST) * inward / (length + eps)
+    return jnp.clip(-along(way) - pull, -_MOST, _MOST)

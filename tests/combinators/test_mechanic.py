@@ -150,6 +150,18 @@ def test_it_goes_with_others(wrap):
     assert losses[-1] < 1e-2 * losses[0]
 
 
+@pytest.mark.parametrize("size", [1e19, 1e30, 3e38])
+def test_one_gradient_whose_square_overflows_does_not_end_the_run(size):
+    tx, p = ox.mechanize(ox.chain(ox.scale_by_sign(), ox.scale(-1.0)), s_init=1e-3), TARGET
+    p, grads = jnp.float32(p), [jnp.ones(6), jnp.full(6, jnp.float32(size)), -jnp.ones(6)]
+    state = tx.init(p)
+    for g in [*grads, *grads]:
+        u, state = tx.update(g, state, p)
+        p = ox.apply_updates(p, u)
+        assert jnp.isfinite(u).all()
+        assert all(jnp.isfinite(x).all() for x in state[:4])
+
+
 def test_what_is_no_transformation_is_refused():
     with pytest.raises(
         TypeError, match=r"`mechanize` takes transformations.*`adam\(...\)`"
