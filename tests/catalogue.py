@@ -211,16 +211,8 @@ def shrunk_step(grads, params, *, learning_rate):
     return (params + grads) / length - params
 
 
-def madgrad_steps(grads, params, *, learning_rate, momentum=0.9, eps=1e-6):
-    """MADGRAD where the params are given at each step, those of the first being x_0."""
-    s = v = 0.0
-    out = []
-    for t, (g, p) in enumerate(zip(grads, params, strict=True)):
-        weight = (oracles.at(learning_rate, t) + eps) * (t + 1) ** 0.5
-        s, v = s + weight * g, v + weight * oracles.abs2(g)
-        z = params[0] - oracles.ratio(s, np.cbrt(v) + eps)
-        out.append((1 - momentum) * (z - p))
-    return np.stack(out)
+def adam_directions(grads, params, **kwargs):
+    return oracles.adam_directions(grads, **kwargs)
 
 
 def total(tree):
@@ -352,7 +344,7 @@ STAGES = [
     ),
     stage(ox.scale_by_sm3),
     stage(ox.scale_by_sm3, b1=0.5, b2=0.9, eps=1e-2),
-    stage(ox.scale_by_madgrad, oracle=madgrad_steps, learning_rate=fading),
+    stage(ox.scale_by_madgrad, learning_rate=fading),
     stage(ox.scale_by_polyak),
     stage(ox.scale_by_polyak, f_min=3.0, eps=0.1, variant="sps+"),
     # Where the first step will do; for others, see transforms/test_searching.py.
@@ -414,11 +406,6 @@ STAGES = [
 ]
 
 
-def adam_direction(grads, params, **kwargs):
-    path = oracles.adam(grads, 0 * params[0], learning_rate=1.0, **kwargs)
-    return -np.diff(path, axis=0, prepend=0)
-
-
 def of_momentum(**kwargs):
     inner = ox.sgd(0.1, momentum=0.9)
     return Case(ox.lookahead, kwargs, (inner,), oracles.lookahead_sgd, whole=True)
@@ -473,7 +460,7 @@ OPTIMIZERS = [
         bias_correction_nu=False,
     ),
     optimizer(ox.adamax, learning_rate=0.01, b2=0.9),
-    Case(ox.scale_by_adam, {"b2": 0.95}, oracle=adam_direction),
+    stage(ox.scale_by_adam, adam_directions, b2=0.95),
     optimizer(ox.nadamw, learning_rate=0.01, weight_decay=0.1),
     optimizer(ox.nadamw, learning_rate=fading, momentum_decay=0.004),
     optimizer(ox.adamaxw, learning_rate=0.01, weight_decay=0.1),
@@ -632,7 +619,9 @@ COMBINATORS = [
         ox.in_low_rank,
         {"rank": 1, "scale": 0.5},
         (ox.sgd(1e-3, momentum=0.9),),
-        functools.partial(oracles.galore, learning_rate=1e-3, inner=oracles.heavy_ball),
+        functools.partial(
+            oracles.galore, learning_rate=1e-3, inner=oracles.scale_by_momentum
+        ),
         whole=True,
         matrix=True,
     ),

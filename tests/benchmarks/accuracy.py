@@ -131,16 +131,6 @@ def fromage(grads, params):
     return shrink * params - 0.01 * step * (1 + shrink)
 
 
-def madgrad(grads, params):
-    s = v = 0.0
-    out = []
-    for t, (g, p) in enumerate(zip(np.float64(grads), np.float64(params), strict=True)):
-        weight = (0.01 + 1e-6) * (t + 1) ** 0.5
-        s, v = s + weight * g, v + weight * g**2
-        out.append(0.1 * (params[0] - s / (np.cbrt(v) + 1e-6) - p))
-    return np.stack(out)
-
-
 def polyak_sgd(grads, params):
     return -oracles.scale_by_polyak(grads, params, max_learning_rate=1.0, value=2.0)
 
@@ -306,7 +296,11 @@ ROWS = [
         **LR,
     ),
     alike("sm3", shape=SQUARE, learning_rate=0.1),
-    alike("madgrad", exact=madgrad, learning_rate=0.01),
+    alike(
+        "madgrad",
+        exact=functools.partial(oracles.scale_by_madgrad, learning_rate=0.01),
+        learning_rate=0.01,
+    ),
     alike("sign_sgd", **LR),
     alike("signum", **LR),
     alike("lion", exact=lion, learning_rate=1e-4, weight_decay=0.01),

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from .shared import abs2, at, double, norm, ratio
+from .optimizers import descend
+from .shared import abs2, at, double, inner, norm, ratio
+from .stages import ema
 
 
 def scale_by_curvature(
@@ -59,18 +61,16 @@ def sophia(
     hessian_diagonal,
 ):
     """Liu 2023, Algorithm 3, with an estimate at every step; the correction as Optax."""
-    p, m, h, out = double(params), 0.0, 0.0, []
-    given = zip(double(grads), double(hessian_diagonal), strict=True)
-    for t, (g, estimate) in enumerate(given, start=1):
-        m = b1 * m + (1 - b1) * g
-        h = b2 * h + (1 - b2) * estimate
-        m_hat = m / (1 - b1**t) if bias_correction else m
-        u = m_hat / np.maximum(gamma * h, eps)
-        if clip_threshold is not None:
-            u = np.clip(u, -clip_threshold, clip_threshold)
-        p = p - at(learning_rate, t - 1) * (u + weight_decay * p)
-        out.append(p)
-    return np.stack(out)
+    u = scale_by_curvature(
+        ema(grads, decay=b1, debias=bias_correction),
+        decay=b2,
+        gamma=gamma,
+        eps=eps,
+        hessian_diagonal=hessian_diagonal,
+    )
+    if clip_threshold is not None:
+        u = np.clip(u, -clip_threshold, clip_threshold)
+    return descend(u, params, learning_rate, weight_decay)
 
 
 def adahessian(
@@ -87,20 +87,14 @@ def adahessian(
     hessian_diagonal,
 ):
     """Yao 2021, Algorithm 1, with the decay of the authors' code."""
-    p, m, v, out = double(params), 0.0, 0.0, []
-    given = zip(double(grads), double(hessian_diagonal), strict=True)
-    for t, (g, estimate) in enumerate(given, start=1):
-        m = b1 * m + (1 - b1) * g
-        v = b2 * v + (1 - b2) * estimate**2
-        below = np.sqrt(v / (1 - b2**t)) ** hessian_power + eps
-        u = ratio(m / (1 - b1**t), below)
-        p = p - at(learning_rate, t - 1) * (u + weight_decay * p)
-        out.append(p)
-    return np.stack(out)
-
-
-def _along(x, y):
-    return np.sum(np.real(np.conj(x) * y))
+    u = scale_by_curvature_rms(
+        ema(grads, decay=b1),
+        decay=b2,
+        eps=eps,
+        hessian_power=hessian_power,
+        hessian_diagonal=hessian_diagonal,
+    )
+    return descend(u, params, learning_rate, weight_decay)
 
 
 def momo(
@@ -131,19 +125,19 @@ def momo(
         elif t == 1:
             b = 0.0
         f_mean = b * f_mean + (1 - b) * f
-        gamma = b * gamma + (1 - b) * _along(g, x)
+        gamma = b * gamma + (1 - b) * inner(g, x)
         d = b * d + (1 - b) * g
         direction = d if below is None else ratio(d, below(grads[:t]))
-        square = _along(d, direction)
+        square = inner(d, direction)
         rate = at(learning_rate, t - 1)
         shrink = 1 + rate * weight_decay
-        most = shrink * (f_mean - gamma) + _along(d, x)
+        most = shrink * (f_mean - gamma) + inner(d, x)
         if adapt_lower_bound and most < shrink * rho * bound:
             bound = max(most / (2 * shrink * rho), lower_bound)
         gap = max(most - shrink * rho * bound, 0.0)
         tau = min(rate / rho, gap / square) if square > 0 else 0.0
         if adapt_lower_bound:
-            landed = f_mean + _along(d, x) - gamma - tau * square / 2
+            landed = f_mean + inner(d, x) - gamma - tau * square / 2
             bound = max(landed / rho, lower_bound)
         x = (x - tau * direction) / shrink
         out.append(x)
@@ -154,10 +148,7 @@ def momo_adam(grads, params, *, b1=0.9, b2=0.999, eps=1e-8, learning_rate=1e-2, 
     """Schaipp 2023, Algorithm 3."""
 
     def below(grads):
-        v = 0.0
-        for g in grads:
-            v = b2 * v + (1 - b2) * abs2(g)
-        return np.sqrt(v / (1 - b2 ** len(grads))) + eps
+        return np.sqrt(ema(abs2(grads), decay=b2)[-1]) + eps
 
     return momo(
         grads,
@@ -188,7 +179,7 @@ def mechanize_sgd(
     way, out = np.zeros_like(start), []
     for g in double(grads):
         pull = weight_decay * s.sum() * norm(g) / (norm(x) + eps)
-        h = -_along(way, g + pull * x)
+        h = -inner(way, g + pull * x)
         r = betas * r + np.clip(h, -m, m) * s
         m = np.maximum(betas * m, abs(h) + eps)
         v = betas**2 * v + h**2

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from .optimizers import adam
-from .shared import at, double, norm
+from .optimizers import adam_directions, descend
+from .shared import double, norm
+from .stages import ema
 
 
 def herm(x):
@@ -63,31 +64,18 @@ def shampoo(
     **kwargs,
 ):
     """Shampoo's direction for Adam's first moment, and the length of Adam's step."""
-    grads, p = double(grads), double(params)
-    of_adam = adam(grads, 0 * p, learning_rate=1.0, b1=b1, b2=b2, eps=eps)
-    lengths = [norm(u) for u in np.diff(of_adam, axis=0, prepend=0 * p[None])]
     directions = scale_by_shampoo(
         grads,
         decay=shampoo_beta,
         eps=matrix_eps,
         every=precondition_frequency,
-        directions=adam_means(grads, b1),
+        directions=ema(grads, decay=b1),
         **kwargs,
     )
-    out = []
-    for t, (d, length) in enumerate(zip(directions, lengths, strict=True)):
-        p = p - at(learning_rate, t) * (d / norm(d) * length + weight_decay * p)
-        out.append(p)
-    return np.stack(out)
-
-
-def adam_means(grads, b1):
-    """The first moments of Adam, corrected, each as a weighted mean of all before."""
-    out = []
-    for t in range(len(grads)):
-        weights = b1 ** np.arange(t, -1, -1)
-        out.append(np.tensordot(weights / weights.sum(), grads[: t + 1], axes=1))
-    return out
+    of_adam = adam_directions(grads, b1, b2, eps)
+    pairs = zip(directions, of_adam, strict=True)
+    grafted = [d / norm(d) * norm(u) for d, u in pairs]
+    return descend(grafted, params, learning_rate, weight_decay)
 
 
 def soap_directions(grads, *, b1, b2, eps, decay, every, method="qr", max_dim=10_000):
@@ -155,11 +143,7 @@ def soap(
         every=precondition_frequency,
         max_dim=max_precond_dim,
     )
-    p, out = double(params), []
-    for t, d in enumerate(directions):
-        p = p - at(learning_rate, t) * (d + weight_decay * p)
-        out.append(p)
-    return np.stack(out)
+    return descend(directions, params, learning_rate, weight_decay)
 
 
 def in_eigenbasis(grads, params=None, *, inner=None, decay=0.95, every=10, **kwargs):

@@ -657,7 +657,7 @@ def descend(directions, params, learning_rate, weight_decay=0.0):
     return np.stack(out)
 
 
-def adam_directions(grads, b1, b2, eps, eps_root=0.0, nesterov=False):
+def adam_directions(grads, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, nesterov=False):
     """m / (sqrt(v) + eps), both corrected: Kingma and Ba 2015, Algorithm 1."""
     m, v, out = 0.0, 0.0, []
     for t, g in enumerate(double(grads), start=1):

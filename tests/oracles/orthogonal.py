@@ -8,7 +8,9 @@ import math
 
 import numpy as np
 
-from .shared import abs2, at, double, norm, ratio
+from .optimizers import descend
+from .shared import abs2, double, norm, ratio
+from .stages import ema
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -75,25 +77,12 @@ def scale_by_unit_rms(grads, params=None, *, b2=0.95, eps=1e-10):
     return np.stack(out)
 
 
-def ahead_of(grads, beta, nesterov):
-    """The running mean of the gradients, without bias, or Nadam's look ahead."""
+def looking_ahead(grads, beta):
+    """Nadam's mean of the gradients: that of the next step, as far as it is known."""
     m, out = 0.0, []
     for t, g in enumerate(double(grads), start=1):
         m = beta * m + (1 - beta) * g
-        if nesterov:
-            mean, new = m / (1 - beta ** (t + 1)), g / (1 - beta**t)
-            out.append(beta * mean + (1 - beta) * new)
-        else:
-            out.append(m / (1 - beta**t))
-    return np.stack(out)
-
-
-def descend(directions, params, learning_rate, weight_decay):
-    """p = p - lr (u + w p)."""
-    p, out = double(params), []
-    for t, u in enumerate(directions):
-        p = p - at(learning_rate, t) * (u + weight_decay * p)
-        out.append(p)
+        out.append(beta * m / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t))
     return np.stack(out)
 
 
@@ -110,7 +99,8 @@ def muon(
     consistent_rms=None,
 ):
     """Muon as Optax has it, of one matrix."""
-    x = orthogonalize(ahead_of(grads, beta, nesterov), ns_coeffs=ns_coeffs, eps=eps)
+    m = looking_ahead(grads, beta) if nesterov else ema(grads, decay=beta)
+    x = orthogonalize(m, ns_coeffs=ns_coeffs, eps=eps)
     x = shape_factor(params.shape, consistent_rms) * x
     return descend(x, params, learning_rate, weight_decay)
 
@@ -127,17 +117,14 @@ def normuon(
     consistent_rms=0.2,
 ):
     """Muon with the second moments of outputs, of one matrix."""
-    x = orthogonalize(ahead_of(grads, beta, True), ns_coeffs=ns_coeffs, eps=eps)
+    x = orthogonalize(looking_ahead(grads, beta), ns_coeffs=ns_coeffs, eps=eps)
     x = shape_factor(params.shape, consistent_rms) * scale_by_unit_rms(x, b2=b2)
     return descend(x, params, learning_rate, 0.0)
 
 
 def scion(grads, params, *, learning_rate, beta=0.9, radius=1.0, constrained=True):
     """p = p - lr (r sqrt(n / m) U S V^H + p) of the mean (Pethick 2025), one matrix."""
-    m, mean = [], 0.0
-    for g in double(grads):
-        mean = beta * mean + (1 - beta) * g
-        m.append(mean)
     inputs, outputs = params.shape
-    x = radius * math.sqrt(outputs / inputs) * orthogonalize(np.stack(m))
+    x = orthogonalize(ema(grads, decay=beta, debias=False))
+    x = radius * math.sqrt(outputs / inputs) * x
     return descend(x, params, learning_rate, 1.0 if constrained else 0.0)

@@ -5,7 +5,9 @@ import math
 import jax
 import numpy as np
 
+from .optimizers import descend
 from .shared import abs2, at, double, rms
+from .stages import ema
 
 
 def annealed(t):
@@ -66,12 +68,5 @@ def scale_by_psgd_kron(
 
 def psgd_kron(grads, params, *, learning_rate, b1=0.9, weight_decay=0.0, **kwargs):
     """p - lr (u + w p), u as above of the mean of gradients less its bias."""
-    m, means = 0.0, []
-    for t, g in enumerate(double(grads), start=1):
-        m = b1 * m + (1 - b1) * g
-        means.append(m / (1 - b1**t))
-    p, path = double(params), []
-    for t, u in enumerate(scale_by_psgd_kron(np.stack(means), **kwargs)):
-        p = p - at(learning_rate, t) * (u + weight_decay * p)
-        path.append(p)
-    return np.stack(path)
+    u = scale_by_psgd_kron(ema(grads, decay=b1), **kwargs)
+    return descend(u, params, learning_rate, weight_decay)

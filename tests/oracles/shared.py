@@ -39,6 +39,11 @@ def nadam_mu(t, decay, momentum_decay):
     return decay * (1 - 0.5 * 0.96 ** (t * momentum_decay))
 
 
+def inner(x, y):
+    """Return the real inner product of two arrays."""
+    return np.sum(np.real(np.conj(x) * y))
+
+
 def norm(x):
     """Return the Euclidean norm of an array."""
     return math.sqrt(np.sum(abs2(x)))

@@ -479,6 +479,18 @@ def add_cautious_weight_decay(grads, params=None, *, weight_decay=0.0):
     return np.stack(out)
 
 
+def scale_by_madgrad(grads, params, *, learning_rate, momentum=0.9, eps=1e-6):
+    """u = (1 - b) (z - p), z as `madgrad` has it; the first parameters are p_0."""
+    params = double(params)
+    s, v, out = 0.0, 0.0, []
+    for t, (g, p) in enumerate(zip(double(grads), params, strict=True), start=1):
+        weight = (at(learning_rate, t - 1) + eps) * math.sqrt(t)
+        s, v = s + weight * g, v + weight * abs2(g)
+        z = params[0] - ratio(s, np.cbrt(v) + eps)
+        out.append((1 - momentum) * (z - p))
+    return np.stack(out)
+
+
 # Stages: taming.
 
 

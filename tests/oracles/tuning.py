@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .shared import abs2, at, double, norm, ratio
+from .shared import abs2, at, double, inner, norm, ratio
 
 
 def first_distance(init_step, x0):
@@ -107,11 +107,6 @@ def corrected(t, b1, b2, on):
     if not on:
         return 1.0
     return math.sqrt(-math.expm1(t * math.log(b2))) / -math.expm1(t * math.log(b1))
-
-
-def inner(a, b):
-    """Return the real inner product of two arrays."""
-    return float(np.sum(np.real(np.conj(a) * b)))
 
 
 def dadapt_adamw(
