@@ -112,13 +112,13 @@ REAL = {
     ox.adopt,
     ox.scale_by_rprop,
     ox.rprop,
-} | {
     ox.scale_by_sm3,
     ox.sm3,
     ox.sophia,
 }
-
-
+# What is random, and has no oracle.
+NOISY = {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld}
+ESTIMATING = {ox.hutchinson_estimator_diag_hessian, ox.gauss_newton_bartlett_estimator}
 BARE = {
     ox.orthogonalize,
     ox.normalize_units,

@@ -75,14 +75,14 @@ def test_moments_are_stored_as_asked_for(case, stored):
 
 
 # Of these, nothing but the sign or the bits of a random number is left.
-DISCRETE = {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld}
+DISCRETE = catalogue.NOISY
 # These store what such parameters lose: see combinators/test_averaging.py.
 STORING = {ox.schedule_free, ox.schedule_free_sgd, ox.schedule_free_adamw}
 # Of these, the update ends at a number of the parameter's dtype.
 AIMED = {ox.master_weights, ox.kahan_summation, ox.sam}
 # These call functions of the parameters, which compute in the parameters' own dtype. (And
 # what amplifies roundings may end at the other neighbour.)
-CALLING = {ox.hutchinson_estimator_diag_hessian, ox.gauss_newton_bartlett_estimator}
+CALLING = catalogue.ESTIMATING
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

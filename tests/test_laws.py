@@ -99,10 +99,7 @@ def test_complex_leaves_work_or_are_refused_at_init(case):
             case().init(COMPLEX)
 
 
-RANDOM = {ox.add_noise, ox.add_langevin_noise, ox.noisy_sgd, ox.sgld} | {
-    ox.hutchinson_estimator_diag_hessian,
-    ox.gauss_newton_bartlett_estimator,
-}
+RANDOM = catalogue.NOISY | catalogue.ESTIMATING
 
 
 @pytest.mark.parametrize(
