@@ -1,4 +1,4 @@
-"""Some steps of a transformation at one place, and what the program of a step holds."""
+"""Some steps of a transformation at one place, and what its step and its state hold."""
 
 import jax
 import numpy as np
@@ -29,3 +29,8 @@ def primitives(jaxpr, inside=False):
             sub = getattr(param, "jaxpr", param)
             if hasattr(sub, "eqns"):
                 yield from primitives(sub, inside or eqn.primitive.name == "cond")
+
+
+def nbytes(state):
+    """Of all arrays; the few of single numbers are not counted."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state) if x.ndim)

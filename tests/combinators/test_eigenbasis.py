@@ -1,13 +1,11 @@
 """Element-wise rules in the axes of Shampoo: SOAP, and what nobody has named."""
 
-import itertools
-
 import catalogue
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stepping import gradients, primitives, run
+from stepping import gradients, run
 
 import optimjax as ox
 
@@ -186,21 +184,6 @@ def test_states_say_of_all_their_directions_that_they_are():
             # Yogi's mean starts from a small number.
             np.testing.assert_allclose(slot, turned, atol=2e-6, err_msg=kind.__name__)
             assert np.abs(slot).max() > 0 or not odd, f"nothing seen of {kind.__name__}"
-
-
-def test_steps_between_renewals_hold_no_decomposition():
-    tx = ox.in_eigenbasis(ADAM, every=3)
-    grads = gradients(7, 4, 3)
-    state = tx.init(grads[0])
-    found = set(primitives(jax.make_jaxpr(tx.update)(grads[0], state).jaxpr))
-    assert found >= {("eigh", True), ("qr", True)}
-    assert not found & {("eigh", False), ("qr", False)}
-    bases = []
-    for g in grads:
-        _, state = tx.update(g, state)
-        bases.append(np.asarray(state.bases[0].left))
-    renewed = [not np.array_equal(*pair) for pair in itertools.pairwise(bases)]
-    assert renewed == [False, False, True, False, False, True]
 
 
 def test_the_extra_argument_grad_is_turned_like_the_gradient():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from stepping import gradients, primitives, run
+from stepping import gradients, nbytes, primitives, run
 
 import optimjax as ox
 
@@ -66,18 +66,34 @@ def test_float32_keeps_what_squares_of_matrices_can_keep():
         assert np.abs(got - want).max() < bound * np.abs(want).max()
 
 
-def test_steps_between_renewals_hold_no_root():
-    tx = ox.scale_by_shampoo(every=3)
+def in_eigenbasis(**kwargs):
+    return ox.in_eigenbasis(ox.scale_by_adam(), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("make", "decompositions", "kept"),
+    [
+        (ox.scale_by_shampoo, ["eigh", "eigh"], lambda state: state.roots[0].left),
+        pytest.param(
+            in_eigenbasis,
+            ["eigh", "eigh", "qr", "qr"],
+            lambda state: state.bases[0].left,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_steps_between_renewals_hold_no_decomposition(make, decompositions, kept):
+    tx = make(every=3)
     grads = gradients(7, 4, 3)
     state = tx.init(grads[0])
-    found = list(primitives(jax.make_jaxpr(tx.update)(grads[0], state).jaxpr))
-    assert found.count(("eigh", True)) == 2  # For the two sides.
-    assert ("eigh", False) not in found
-    roots = []
+    found = primitives(jax.make_jaxpr(tx.update)(grads[0], state).jaxpr)
+    found = [pair for pair in found if pair[0] in ("eigh", "qr")]
+    assert sorted(found) == [(name, True) for name in decompositions]
+    seen = []
     for g in grads:
         _, state = tx.update(g, state)
-        roots.append(np.asarray(state.roots[0].left))
-    renewed = [not np.array_equal(*pair) for pair in itertools.pairwise(roots)]
+        seen.append(np.asarray(kept(state)))
+    renewed = [not np.array_equal(*pair) for pair in itertools.pairwise(seen)]
     assert renewed == [False, False, True, False, False, True]
 
 
@@ -89,10 +105,6 @@ def test_blocks_are_matrices_of_their_own():
         for columns in (slice(0, 2), slice(2, 3)):
             want = run(alone, grads[:, rows, columns])
             np.testing.assert_allclose(got[:, rows, columns], want, rtol=2e-4, atol=2e-4)
-
-
-def in_eigenbasis(**kwargs):
-    return ox.in_eigenbasis(ox.scale_by_adam(), **kwargs)
 
 
 @pytest.mark.parametrize("make", [ox.scale_by_shampoo, in_eigenbasis])
@@ -125,8 +137,7 @@ def test_what_is_no_matrix_is_refused_with_the_way_out():
 def test_bytes_per_parameter_are_those_of_the_docs(make, of_matrix):
     params = {"w": jnp.ones((64, 64), jnp.bfloat16), "b": jnp.ones(640)}
     state = jax.eval_shape(make(0.1).init, params)
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state) if x.ndim)
-    assert size == of_matrix * 64 * 64 + 8 * 640
+    assert nbytes(state) == of_matrix * 64 * 64 + 8 * 640
 
 
 @pytest.mark.parametrize("grafting", ["adam", "rmsprop", "adagrad", "sgd"])
