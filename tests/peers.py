@@ -203,6 +203,19 @@ def torch_muon(
     )
 
 
+def torch_lbfgs(lr=1.0, history_size=100):
+    """One iteration, without a line search; torch's `step` makes up to `max_iter`.
+
+    Its first direction is no longer than 1 in the 1-norm, where ours is in the 2-norm.
+    """
+    shorter = ox.clip_by_global_norm(1.0, ord=1)
+    return ox.chain(
+        ox.scale_by_lbfgs(history_size),
+        ox.conditionally_transform(shorter, lambda step: step == 0),
+        ox.scale_by_learning_rate(lr),
+    )
+
+
 # Keras 3: any optimizer can clip, and decays weights decoupled.
 
 
@@ -631,21 +644,7 @@ OPTAX_EXPRESSIONS = {
     ),
 }
 
-
 # Classes of the peers that the library does not have yet.
-def torch_lbfgs(lr=1.0, history_size=100):
-    """One iteration, without a line search; torch's `step` makes up to `max_iter`.
-
-    Its first direction is no longer than 1 in the 1-norm, where ours is in the 2-norm.
-    """
-    shorter = ox.clip_by_global_norm(1.0, ord=1)
-    return ox.chain(
-        ox.scale_by_lbfgs(history_size),
-        ox.conditionally_transform(shorter, lambda step: step == 0),
-        ox.scale_by_learning_rate(lr),
-    )
-
-
 NOT_YET = {
     # `LBFGS` is there, but was recorded on an objective: see test_replay.py.
     "torch": "LBFGS",
