@@ -59,6 +59,9 @@ from .base import (
     transformation as transformation,
 )
 
+# What `sweep` (below) tries.
+from .candidates import log_uniform as log_uniform, uniform as uniform
+
 # Combinators: transformations in, one transformation out.
 from .combinators.averaging import (
     AverageParamsState as AverageParamsState,
@@ -242,7 +245,7 @@ from .schedules import (
 )
 
 # Choosing between optimizers.
-from .sweeping import log_uniform as log_uniform, sweep as sweep, uniform as uniform
+from .sweeping import sweep as sweep
 
 # Transforms: the rules themselves.
 from .transforms.adaptive import (

@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import (
     Annotated,
     Any,
@@ -203,12 +203,9 @@ def _checked_call(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for argument in kwargs:
         if argument not in known and not open_ended:
-            alike = [k for k in known if k[0] == argument[0]]  # `betas` is not `eps`.
-            like = difflib.get_close_matches(argument, alike, n=1, cutoff=0.5)
-            hint = f" Did you mean `{like[0]}`?" if like else ""
             raise TypeError(
                 f"`{name}` has no argument `{argument}`; it takes `{_plainly(signature)}`."
-                f"{hint}"
+                f"{suggestion(argument, known)}"
             )
     try:
         call = signature.bind(*args, **kwargs)
@@ -219,6 +216,13 @@ def _checked_call(
             where = f"`{name}({argument}=...)`"
             call.arguments[argument] = checks[argument](value, where)
     return call
+
+
+def suggestion(argument: str, known: Iterable[str]) -> str:
+    """The sentence that asks for the name that was meant, after a space; or nothing."""
+    alike = [k for k in known if k[0] == argument[0]]  # `betas` is not `eps`.
+    like = difflib.get_close_matches(argument, alike, n=1, cutoff=0.5)
+    return f" Did you mean `{like[0]}`?" if like else ""
 
 
 def is_number(value: Any) -> bool:

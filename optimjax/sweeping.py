@@ -1,12 +1,10 @@
 """Choosing for the user: optimizers and hyperparameters, tried against one another."""
 
 import contextlib
-import difflib
 import functools
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -15,270 +13,12 @@ import numpy as np
 
 from . import _checks, _dtypes, results, tree
 from .base import GradientTransformation, Params, apply_updates
+from .candidates import Group, entries_of, groups_of
 from .combinators.averaging import eval_params
 from .combinators.chaining import chain
 from .results import Candidate, Setting, SweepResult
-from .typing import Number, Positive, PositiveCount, Scalar
-
-# What is tried: ranges, and where in them.
-
-
-class Range(NamedTuple):
-    """An interval of a hyperparameter: see `log_uniform` and `uniform`."""
-
-    low: float
-    high: float
-    log: bool
-
-    def at(self, fraction: float) -> float:
-        """The value at a fraction of the way from `low` to `high`.
-
-        It has about three digits: what a table shows is then what ran.
-        """
-        if self.log:
-            decades = math.log10(self.high / self.low)
-            digits = 3 + max(0, -math.floor(math.log10(decades)))
-            value = float(f"{self.low * 10 ** (fraction * decades):.{digits}g}")
-        else:
-            width = self.high - self.low
-            value = round(self.low + fraction * width, 3 - math.ceil(math.log10(width)))
-        return min(max(value, self.low), self.high)
-
-    def __repr__(self) -> str:
-        name = "log_uniform" if self.log else "uniform"
-        return f"{name}({self.low:g}, {self.high:g})"
-
-
-@_checks.checked
-def log_uniform(low: Positive, high: Positive) -> Range:
-    """A range for `sweep` in which every factor is as likely: for learning rates.
-
-    Args:
-        low: The lower end, above 0.
-        high: The higher end, above `low`.
-
-    Returns:
-        A `Range`, whose values are rounded to three digits (more if it is narrow).
-
-    Raises:
-        ValueError: If an end is not positive and finite, or `low` is not below `high`.
-
-    Example:
-        >>> import optimjax as ox
-        >>> rates = ox.log_uniform(1e-4, 1.0)
-        >>> [rates.at(fraction) for fraction in (0.0, 0.5, 0.625)]
-        [0.0001, 0.01, 0.0316]
-    """
-    return _range(low, high, log=True)
-
-
-@_checks.checked
-def uniform(low: Scalar, high: Scalar) -> Range:
-    """A range for `sweep` in which every value is as likely.
-
-    For a decay near one, it is the distance to one that counts; let that be the argument:
-    `lambda learning_rate, distance: ox.adam(learning_rate, b2=1 - distance)`, with
-    `log_uniform(1e-4, 1e-1)` for the distance.
-
-    Args:
-        low: The lower end.
-        high: The higher end, above `low`.
-
-    Returns:
-        A `Range`, whose values are rounded to about a thousandth of its width.
-
-    Raises:
-        ValueError: If an end is not finite, or `low` is not below `high`.
-
-    Example:
-        >>> import optimjax as ox
-        >>> ox.uniform(0.0, 0.9).at(0.5)
-        0.45
-    """
-    return _range(low, high, log=False)
-
-
-def _range(low: Any, high: Any, *, log: bool) -> Range:
-    if not low < high:
-        raise _checks.Refusal(
-            ValueError, f"needs `low` below `high`, but got {low} and {high}."
-        )
-    return Range(low, high, log)
-
-
-class _Group(NamedTuple):
-    """Candidates that differ in traced numbers alone: one `vmap`."""
-
-    optimizer: str
-    factory: Callable[..., GradientTransformation]
-    fixed: Setting  # What all of them share, Python values.
-    traced: tuple[str, ...]  # The arguments in which they differ.
-    edged: tuple[str, ...]  # Those of them where the least and the greatest is an edge.
-    settings: tuple[Setting, ...]  # One for each candidate: fixed and traced.
-
-    def numbers(self, chosen: Sequence[int]) -> jax.Array:
-        """What is traced of some of the settings, (candidates, arguments)."""
-        rows = [[self.settings[i][a] for a in self.traced] for i in chosen]
-        shape = (len(chosen), len(self.traced))
-        return jnp.asarray(np.reshape(rows, shape), _dtypes.scalar_dtype())
-
-    def made(self, row: jax.Array) -> GradientTransformation:
-        """The optimizer of one row of `numbers`."""
-        numbers = {argument: row[i] for i, argument in enumerate(self.traced)}
-        # A chain hands to foreign transformations only the arguments that they take.
-        return chain(self.factory(**self.fixed, **numbers))
-
-
-class _Entry(NamedTuple):
-    """One of the optimizers that `sweep` was given."""
-
-    factory: Any
-    fixed: Setting
-    choices: dict[str, list[Any]]
-    ranges: dict[str, Range]
-    arguments: tuple[str, ...]  # All of these, in the order in which they were given.
-
-
-def _entry(name: Any, given: Any) -> _Entry:
-    where = f"`sweep`: the optimizer {name!r}"
-    pair: tuple[Any, Any] = (given, {})
-    if hasattr(given, "init") and hasattr(given, "update"):
-        pair = (lambda: given, {})
-    elif isinstance(given, tuple) and len(given) == 2:
-        pair = given
-    factory, arguments = pair
-    if not callable(factory) or not isinstance(arguments, Mapping):
-        raise TypeError(
-            f"{where} must be a pair of a factory and its arguments, such as `(ox.adam, "
-            f"{{'learning_rate': ox.log_uniform(1e-5, 1e-1)}})`, but got {given!r}."
-        )
-    entry = _Entry(factory, {}, {}, {}, tuple(arguments))
-    for argument, value in arguments.items():
-        if isinstance(value, Range):
-            entry.ranges[argument] = value
-        elif type(value) in (list, range):  # A tuple may be one value, such as `betas`.
-            entry.choices[argument] = list(value)
-        elif isinstance(value, np.ndarray | jax.Array) and value.ndim == 1:
-            entry.choices[argument] = value.tolist()
-        else:
-            entry.fixed[argument] = value
-        if entry.choices.get(argument) == []:
-            raise ValueError(f"{where} has nothing to choose from for `{argument}`.")
-    _check_arguments(where, factory, list(arguments))
-    return entry
-
-
-def _check_arguments(where: str, factory: Any, arguments: list[str]) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except ValueError:
-        return  # Some functions of C have none.
-    known = signature.parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        for argument in arguments:
-            if argument not in known:
-                like = difflib.get_close_matches(argument, known, n=1)
-                hint = f" Did you mean `{like[0]}`?" if like else ""
-                raise TypeError(
-                    f"{where} has no argument `{argument}`; it takes "
-                    f"{', '.join(f'`{k}`' for k in known)}.{hint}"
-                )
-    try:
-        signature.bind(**dict.fromkeys(arguments))
-    except TypeError as error:
-        raise TypeError(f"{where}: {error}.") from None
-
-
-def _groups(
-    name: str,
-    entry: _Entry,
-    candidates: int,
-    grid: bool,
-    can_be_traced: Callable[..., bool],
-) -> list[_Group]:
-    """The candidates of one optimizer, by what cannot be traced."""
-    static = {a: v for a, v in entry.choices.items() if not all(map(_checks.is_number, v))}
-    numbers = {a: v for a, v in entry.choices.items() if a not in static}
-    first = {a: v[0] for a, v in entry.choices.items()}
-    first |= {a: r.at(0.5) for a, r in entry.ranges.items()}
-    for argument in [*entry.ranges, *numbers]:
-        if can_be_traced(entry.factory, {**entry.fixed, **first}, argument):
-            continue
-        if argument in entry.ranges:
-            raise TypeError(
-                f"`sweep`: the argument `{argument}` of {name!r} has to be a plain number: "
-                "it cannot be traced. Give a list of values in place of a range."
-            )
-        static[argument] = numbers.pop(argument)
-    combinations = list(itertools.product(*static.values()))
-    each = math.ceil(candidates / len(combinations))
-    values = (_on_grid if grid else _spread)(name, entry.ranges, numbers, each)
-    edged = [*entry.ranges, *(a for a, v in numbers.items() if len(set(v)) > 2)]
-    groups = []
-    for combination in combinations:
-        fixed = entry.fixed | dict(zip(static, combination, strict=True))
-        settings = tuple({a: {**v, **fixed}[a] for a in entry.arguments} for v in values)
-        traced = (*entry.ranges, *numbers)
-        groups.append(_Group(name, entry.factory, fixed, traced, tuple(edged), settings))
-    return groups
-
-
-def _spread(
-    name: str, ranges: dict[str, Range], choices: dict[str, list[Any]], count: int
-) -> list[Setting]:
-    """`count` settings, far from one another, each axis divided evenly.
-
-    Along the first axis they are in order; along the others they are in the order of the
-    multiples of powers of a number that has no good fractions (the generalized golden
-    ratio), so that every part of one axis meets every part of the others. All
-    combinations, where there are lists alone, and short ones.
-    """
-    del name
-    product = list(itertools.product(*choices.values()))
-    if not ranges and len(product) <= count:
-        return [dict(zip(choices, values, strict=True)) for values in product]
-    axes: dict[str, Any] = {**ranges, **choices}
-    golden = 1.0
-    for _ in range(64):  # To the root of x^d = x + 1.
-        golden = (1 + golden) ** (1 / max(len(axes), 2))
-    columns = []
-    for k, axis in enumerate(axes.values()):
-        multiples = np.arange(count) * golden**-k % 1 if k else np.arange(count)
-        fractions = (np.argsort(np.argsort(multiples)) + 0.5) / count
-        columns.append(
-            [axis.at(x) for x in fractions.tolist()]
-            if isinstance(axis, Range)
-            else [axis[int(x * len(axis))] for x in fractions]
-        )
-    rows = zip(*columns, strict=True)
-    return _distinct([dict(zip(axes, row, strict=True)) for row in rows])
-
-
-def _on_grid(
-    name: str, ranges: dict[str, Range], choices: dict[str, list[Any]], count: int
-) -> list[Setting]:
-    """All combinations of evenly spaced values of each range, its ends included."""
-    product = math.prod(map(len, choices.values()))
-    points = 0
-    while product * (points + 1) ** max(len(ranges), 1) <= count:
-        points += 1
-    if points < (2 if ranges else 1):
-        least = product * 2 ** len(ranges)
-        raise ValueError(
-            f"`sweep(candidates=...)`: the smallest grid for {name!r} has {least} points, "
-            f"but there are {count}."
-        )
-    axes: dict[str, list[Any]] = {
-        a: [r.at(i / (points - 1)) for i in range(points)] for a, r in ranges.items()
-    }
-    axes |= choices
-    product = itertools.product(*axes.values())
-    return _distinct([dict(zip(axes, values, strict=True)) for values in product])
-
-
-def _distinct(settings: list[Setting]) -> list[Setting]:
-    return list({tuple(s.values()): s for s in settings}.values())
-
+from .transforms.adding import typed_key
+from .typing import Number, PositiveCount
 
 # The program: all candidates with all seeds.
 
@@ -333,12 +73,12 @@ def _first_params(problem: _Problem, key: jax.Array) -> Params:
     return jax.tree.map(lambda p: _dtypes.cast(p, _dtypes.dtype_of(p)), params)
 
 
-def _start(groups: list[_Group], numbers: list[jax.Array], params: Params) -> list[_Run]:
+def _start(groups: list[Group], numbers: list[jax.Array], params: Params) -> list[_Run]:
     """Every run at step 0; the same params for the same seed."""
     runs = []
     for group, rows in zip(groups, numbers, strict=True):
 
-        def start(row: jax.Array, params: Params, group: _Group = group) -> _Run:
+        def start(row: jax.Array, params: Params, group: Group = group) -> _Run:
             return _Run(params, group.made(row).init(params))
 
         each_seed = jax.vmap(start, in_axes=(None, 0))
@@ -374,7 +114,7 @@ def _picked(runs: list[_Run], kept: list[Any]) -> list[_Run]:
 
 def _train(
     problem: _Problem,
-    groups: list[_Group],
+    groups: list[Group],
     numbers: list[jax.Array],
     runs: list[_Run],
     seeds: _Seed,
@@ -402,7 +142,7 @@ def _train(
         for group, rows, run in zip(groups, numbers, runs, strict=True):
             here = slice(begin, begin := begin + len(rows))
 
-            def update(row: jax.Array, *rest: Any, group: _Group = group) -> _Run:
+            def update(row: jax.Array, *rest: Any, group: Group = group) -> _Run:
                 return _updated(problem, group.made(row), *rest)
 
             each_seed = jax.vmap(update, in_axes=(None, 0, 0, 0, 0))
@@ -505,8 +245,9 @@ def sweep(
 
             - `(factory, arguments)`: any function that returns a transformation, of this
               library or not, and a dict from the names of its arguments to a range
-              (`log_uniform`, `uniform`), a list of values to choose from, or anything else
-              as it is;
+              (`log_uniform`, `uniform`), a list of values to choose from (or a `range`, or
+              an array with one axis), or anything else as it is. A tuple is one value,
+              such as `betas=(0.9, 0.99)`, and a list of tuples is a choice between them;
             - a transformation, to compare with: one candidate.
         steps: $T \ge 1$, the steps of a full training.
         data: A tree of arrays with one example per row; or a function `data(key)` that
@@ -564,27 +305,26 @@ def sweep(
             "needs at least 2 seeds to tell a difference from noise; give "
             "`confidence=None` for a search without verdicts.",
         )
-    entries = _entries(optimizers)
-    key = _key(key)
-    feed = _feed(data, batch_size)
-    problem = _problem(loss, init, data, feed, validation, at_once)
-    can_be_traced = _trial(problem, functools.partial(_seed, feed, steps), key)
+    entries = entries_of(optimizers)
+    key = typed_key(key, "sweep")
+    problem = _problem(loss, init, data, batch_size, validation, at_once)
+    can_be_traced = _trial(problem, steps, key)
     groups = [
         group
-        for name, entry in entries.items()
-        for group in _groups(name, entry, candidates, grid, can_be_traced)
+        for entry in entries
+        for group in groups_of(entry, candidates, grid, can_be_traced)
     ]
     for group in groups:
-        _check_settings(group)
+        group.check()
     if all(len(group.settings) == 1 for group in groups):
         rungs = 1  # There is nothing to choose from.
     plan = _plan(groups, steps, seeds, rungs, halving, confidence)
     with _progress(plan.budget, progress) as done:
-        found = _search(_Trainer(problem, groups, feed, plan, done), groups, plan, key)
+        found = _search(_Trainer(problem, groups, plan, done), key)
     return SweepResult(
         candidates=results.judged(found, confidence),
-        factories={name: entry.factory for name, entry in entries.items()},
-        ranges={name: entry.ranges for name, entry in entries.items()},
+        factories={entry.name: entry.factory for entry in entries},
+        ranges={entry.name: entry.ranges for entry in entries},
         steps=steps,
         seeds=seeds,
         scored=(
@@ -610,7 +350,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(
-    groups: list[_Group],
+    groups: list[Group],
     steps: int,
     seeds: int,
     rungs: int,
@@ -644,15 +384,13 @@ class _Trainer:
     def __init__(
         self,
         problem: _Problem,
-        groups: list[_Group],
-        feed: _Feed,
+        groups: list[Group],
         plan: _Plan,
         done: Callable[[int], None],
     ):
         self.problem, self.groups, self.plan, self.done = problem, groups, plan, done
-        self.examples = feed.examples
         # Random numbers take long to compile: they have programs of their own.
-        seed = functools.partial(_seed, feed, plan.steps)
+        seed = functools.partial(_seed, problem.feed, plan.steps)
         self.seed = jax.jit(jax.vmap(seed, in_axes=(None, 0)))
         self.first_params = jax.jit(jax.vmap(functools.partial(_first_params, problem)))
         self.start = jax.jit(functools.partial(_start, groups))
@@ -680,8 +418,9 @@ class _Trainer:
         tenth = max(1, last // 10)
         scores: Any = None
         marks = sorted({first, *range(last, first, -tenth)})
+        examples = self.problem.feed.examples
         for begin, end in itertools.pairwise(marks):
-            runs, scores = self.train(numbers, runs, shared, self.examples, begin, end)
+            runs, scores = self.train(numbers, runs, shared, examples, begin, end)
             scores = jax.device_get(scores)
             self.done((end - begin) * sum(map(len, alive)) * self.plan.seeds)
         assert runs is not None
@@ -691,18 +430,16 @@ class _Trainer:
         return runs, [np.where(np.isfinite(s), s, np.inf) for s in scores]
 
 
-def _search(
-    trainer: _Trainer, groups: list[_Group], plan: _Plan, key: jax.Array
-) -> list[Candidate]:
+def _search(trainer: _Trainer, key: jax.Array) -> list[Candidate]:
     """All candidates, in no order, with their scores."""
+    groups, plan = trainer.groups, trainer.plan
     alive = [list(range(n)) for n in plan.sizes[0]]
     history: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
     shared, runs, scores, first = trainer.seed(key, np.arange(plan.seeds)), None, [], 0
     for last, sizes in zip(plan.ends, [*plan.sizes[1:], None], strict=True):
         runs, scores = trainer.trained(runs, alive, shared, first, last)
-        for g, (chosen, of_group) in enumerate(zip(alive, scores, strict=True)):
-            for i, score in zip(chosen, of_group, strict=True):
-                history.setdefault((g, i), []).append((last, score))
+        for who, score in _by_candidate(alive, scores).items():
+            history.setdefault(who, []).append((last, score))
         if sizes is not None:
             pairs = zip(scores, sizes, strict=True)
             kept = [np.sort(_ranked(of_group)[:n]) for of_group, n in pairs]
@@ -713,11 +450,7 @@ def _search(
         del runs
         shared = trainer.seed(key, np.arange(plan.seeds, 2 * plan.seeds))
         _, scores = trainer.trained(None, alive, shared, 0, plan.steps)
-    final = {
-        (g, i): score
-        for g, (chosen, of_group) in enumerate(zip(alive, scores, strict=True))
-        for i, score in zip(chosen, of_group, strict=True)
-    }
+    final = _by_candidate(alive, scores)
     return [
         Candidate(
             optimizer=groups[g].optimizer,
@@ -725,40 +458,27 @@ def _search(
             steps=seen[-1][0],
             scores=final.get((g, i), seen[-1][1]),
             search=tuple(seen),
-            at_edge=_at_edge(groups[g], i),
+            at_edge=groups[g].at_edge(i),
             verdict="" if (g, i) in final else "stopped",
         )
         for (g, i), seen in history.items()
     ]
 
 
+def _by_candidate(
+    alive: list[list[int]], scores: list[np.ndarray]
+) -> dict[tuple[int, int], np.ndarray]:
+    """The scores of each, by the numbers of its group and of itself there."""
+    return {
+        (g, i): score
+        for g, (chosen, of_group) in enumerate(zip(alive, scores, strict=True))
+        for i, score in zip(chosen, of_group, strict=True)
+    }
+
+
 def _ranked(scores: np.ndarray) -> np.ndarray:
     """The candidates of a group from the best to the worst; what diverged is last."""
     return np.lexsort((scores.mean(axis=1), np.isinf(scores).sum(axis=1)))
-
-
-def _entries(optimizers: Any) -> dict[str, _Entry]:
-    if not isinstance(optimizers, Mapping):
-        raise TypeError(
-            "`sweep(optimizers=...)` must be a dict from name to `(factory, arguments)`, "
-            f"but got {optimizers!r}."
-        )
-    if not optimizers:
-        raise ValueError("`sweep(optimizers=...)` names no optimizer.")
-    return {str(name): _entry(name, given) for name, given in optimizers.items()}
-
-
-def _key(key: Any) -> jax.Array:
-    if isinstance(key, int | np.integer):
-        return jax.random.key(key)
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
-            return key
-        if key.dtype == jnp.uint32 and key.ndim == 1:
-            return jax.random.wrap_key_data(key)
-    raise TypeError(
-        f"`sweep(key=...)` must be an integer or a random key, but got {key!r}."
-    )
 
 
 def _feed(data: Any, batch_size: int | None) -> _Feed:
@@ -802,8 +522,14 @@ def _feed(data: Any, batch_size: int | None) -> _Feed:
 
 
 def _problem(
-    loss: Any, init: Any, data: Any, feed: _Feed, validation: Any, at_once: int | None
+    loss: Any,
+    init: Any,
+    data: Any,
+    batch_size: int | None,
+    validation: Any,
+    at_once: int | None,
 ) -> _Problem:
+    feed = _feed(data, batch_size)
     for name, function, of in (("loss", loss, "params"), ("init", init, "a random key")):
         if not callable(function):
             raise _checks.Refusal(
@@ -826,10 +552,9 @@ def _problem(
     return _Problem(of_batch, init, feed, score, held_out, at_once)
 
 
-def _trial(
-    problem: _Problem, seed: Callable[..., _Seed], key: jax.Array
-) -> Callable[..., bool]:
+def _trial(problem: _Problem, steps: int, key: jax.Array) -> Callable[..., bool]:
     """Refuses losses that are no scalars; returns a test of what can be traced."""
+    seed = functools.partial(_seed, problem.feed, steps)
     first = jax.eval_shape(seed, key, 0)
     params = jax.eval_shape(functools.partial(_first_params, problem), first.start)
     batch = jax.eval_shape(problem.feed.batch, problem.feed.examples, first, 0)
@@ -861,27 +586,6 @@ def _trial(
         return True
 
     return can_be_traced
-
-
-def _check_settings(group: _Group) -> None:
-    """Refuses, before anything is compiled, what a factory refuses."""
-    for setting in group.settings:
-        made = group.factory(**setting)
-        if not (hasattr(made, "init") and hasattr(made, "update")):
-            raise TypeError(
-                f"`sweep`: the factory of {group.optimizer!r} must return a transformation,"
-                f" but it gave {made!r}."
-            )
-
-
-def _at_edge(group: _Group, i: int) -> tuple[str, ...]:
-    """The arguments whose value is the least or the greatest that was tried."""
-    edges = []
-    for argument in group.edged:
-        tried = [setting[argument] for setting in group.settings]
-        if min(tried) < max(tried) and tried[i] in (min(tried), max(tried)):
-            edges.append(argument)
-    return tuple(edges)
 
 
 @contextlib.contextmanager

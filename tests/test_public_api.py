@@ -29,6 +29,7 @@ LAYERS = [
     {"optimizers", "minimizing"},
     {"testing", "_pictures"},
     {"results"},
+    {"candidates"},
     {"sweeping"},
     {"__init__"},
 ]

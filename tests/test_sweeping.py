@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import optimjax as ox
-from optimjax import results, sweeping
+from optimjax import candidates, results, sweeping
 
 CURVATURE = jnp.array([1.0, 4.0, 9.0])
 
@@ -194,8 +194,9 @@ def test_ranges_end_where_they_say_and_have_few_digits():
 
 def settings(arguments, count, grid=False):
     """What is tried, if everything can be traced."""
-    entry = sweeping._entry("a", (lambda **arguments: ox.identity(), arguments))
-    groups = sweeping._groups("a", entry, count, grid, lambda *setting: True)
+    given = (lambda **arguments: ox.identity(), arguments)
+    [entry] = candidates.entries_of({"a": given})
+    groups = candidates.groups_of(entry, count, grid, lambda *setting: True)
     return [setting for group in groups for setting in group.settings]
 
 
@@ -224,6 +225,14 @@ def test_short_lists_are_tried_in_all_combinations():
     assert sorted(map(str, tried)) == sorted(
         str({"x": x, "y": y}) for x in (1, 2, 3) for y in (None, True)
     )
+
+
+def test_a_list_is_a_choice_and_a_tuple_is_one_value():
+    low, high = (0.8, 0.9), (0.9, 0.99)
+    assert settings({"betas": low}, 4) == [{"betas": low}]
+    assert settings({"betas": [low, high]}, 4) == [{"betas": low}, {"betas": high}]
+    for choice in ([1, 2], range(1, 3), np.array([1, 2])):
+        assert settings({"x": choice}, 4) == [{"x": 1}, {"x": 2}]
 
 
 def test_what_cannot_be_traced_is_a_program_of_its_own():
