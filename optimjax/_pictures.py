@@ -1,5 +1,6 @@
 """The picture of a sweep. Matplotlib is imported when it is drawn, not before."""
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +50,10 @@ def draw(result: Any, path: Any, argument: str | None) -> None:
     all_axes = parts[1].subplots(rows, columns, sharey=True, squeeze=False).flat
     limits = _limits(result)
     _write_title(parts[0], result, limits[1])
-    for i, axes in enumerate(all_axes):
-        if i >= len(axis_of):
+    for i, (axes, name) in enumerate(itertools.zip_longest(all_axes, axis_of)):
+        if name is None:
             axes.set_axis_off()
             continue
-        name = list(axis_of)[i]
         _draw_scores(axes, result, name, axis_of[name], limits)
         if i % columns == 0:
             axes.set_ylabel("score (lower is better)")
@@ -81,9 +81,7 @@ def _write_title(part: Any, result: Any, high: float) -> None:
 
     seeds = f"{result.seeds} seeds" if result.seeds > 1 else "1 seed"
     best = next((c for c in result.finalists if not c.diverged), None)
-    title = "Every candidate diverged"
-    if best is not None:
-        title = f"Best: {_name(best)}"
+    title = "Every candidate diverged" if best is None else f"Best: {_name(best)}"
     part.text(0.015, 0.9, title, fontsize=15, fontweight="bold", va="top")
     lines = [
         f"{len(result.candidates)} candidates, {seeds} each. Score: {result.scored}; "
@@ -225,11 +223,8 @@ def _draw_scores(
         )
     values = [c.settings[argument] for c in mine]
     spread = result.ranges[name].get(argument)
-    if (
-        spread.log
-        if spread is not None
-        else min(values) > 0 and max(values) > 9 * min(values)
-    ):
+    wide = min(values) > 0 and max(values) > 9 * min(values)
+    if wide if spread is None else spread.log:
         axes.set_xscale("log")
     axes.set_xlabel(argument.replace("_", " "))
     axes.set_title(name, loc="left", fontweight="bold")
