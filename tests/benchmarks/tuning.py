@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import optimjax as ox
+from tests.benchmarks.__main__ import table
 from tests.tuning_problems import PROBLEMS, TUNERS, losses_of, tuned, tuned_alike
 
 SCALES = np.float32([1e-3, 1.0, 1e3, 1e6, 1e9])
@@ -32,8 +33,8 @@ def rows_of(name):
         best, rate = tuned(name, base)
         alike, _ = tuned_alike(name, base, averages)
         losses = losses_of(name, tuner, SCALES)
-        over = [f"{x:9.3g}" for x in losses / best]
-        over_alike = [f"{x:9.3g}" for x in losses / alike]
+        over = [f"{x:.3g}" for x in losses / best]
+        over_alike = [f"{x:.3g}" for x in losses / alike]
         yield [tuner, f"{base} {rate:.0e}", f"{best:.2e}", *over, "  ", *over_alike]
 
 
@@ -49,15 +50,11 @@ def main():
     device = jax.devices()[0].device_kind
     print(f"{device}, {platform.machine()}, JAX {jax.__version__}, optimjax", end=" ")
     print(ox.__version__)
-    scales = [f"{s:9.0e}" for s in SCALES]
+    scales = [f"{s:.0e}" for s in SCALES]
     header = ["", "tuned", "loss", *scales, "  ", *scales]
     for name in args.problems:
-        print(f"\n{name}, {PROBLEMS[name]().steps} steps: over tuned, over alike")
-        rows = [header, *rows_of(name)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = zip(row, widths, strict=True)
-            print("  ".join(f"{cell:>{w}}" for cell, w in cells))
+        title = f"{name}, {PROBLEMS[name]().steps} steps: over tuned, over alike"
+        table(title, header, list(rows_of(name)))
 
 
 if __name__ == "__main__":
