@@ -66,10 +66,8 @@ def test_moments_are_stored_as_asked_for(case, stored):
     names = storages(case.make)  # Of two, the other is that of products.
     name = "mu_dtype" if "mu_dtype" in names else names[0]
     kwargs = {**case.kwargs, name: stored}
-    if case.make.__name__ in (
-        "sgd",
-        "adafactor",
-    ):  # Without momentum there is none to store.
+    # Without momentum there is none to store.
+    if case.make.__name__ in ("sgd", "adafactor"):
         kwargs["momentum"] = 0.9
     check(case, case.make(*case.args, **kwargs), stored)
 

@@ -140,10 +140,8 @@ def test_matrices_and_others_are_told_apart_once():
         "matrices": {"layers": {"0": {"qkv": None}}},
         "others": {"embed": None, "layers": {"0": {"bias": None}, "1": {"conv": None}}},
     }
-    only = {"w": jnp.ones((2, 2))}
-    ox.on_matrices(ox.scale_by_momentum(0.5), ox.adam(0.1)).init(
-        only
-    )  # No others is no mistake.
+    t = ox.on_matrices(ox.scale_by_momentum(0.5), ox.adam(0.1))
+    t.init({"w": jnp.ones((2, 2))})  # No others is no mistake.
 
 
 def test_no_matrix_is_an_error_that_says_what_there_is():

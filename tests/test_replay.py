@@ -73,9 +73,8 @@ def tolerance(peer, case):
     if cls == "radam":
         return 2e-3  # Its rho is a small difference of large numbers.
     if cls == "contrib.dadapt_adamw":
-        return (
-            4e-5  # The error of the bias correction is in the rate, and in what it finds.
-        )
+        # The error of the bias correction is in the rate, and in what it finds.
+        return 4e-5
     if (peer, cls) == ("torch", "Muon"):
         return 5e-2  # It rounds to bfloat16 at every operation; see the test below.
     # PyTorch multiplies an entry without gradient by float32(1 - 3e-5) thirty times, and
