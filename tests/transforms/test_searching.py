@@ -88,6 +88,166 @@ def test_the_next_guess_is_a_little_longer_but_bounded():
     assert state.learning_rate == 1.0
 
 
+# Of the functions that Optax and SciPy search, and where: around zero, at random.
+LANDSCAPES = {
+    "quartic": (lambda p: jnp.sum(p**4 - p**3 - p), 1),
+    "exponential": (lambda p: jnp.sum(jnp.exp(-4 * p) + p**2), 1),
+    "sine": (lambda p: -jnp.sum(jnp.sin(10 * p)), 1),
+    "rosenbrock": (
+        lambda p: jnp.sum(100 * (p[1:] - p[:-1] ** 2) ** 2 + (1 - p[:-1]) ** 2),
+        16,
+    ),
+    "himmelblau": (
+        lambda p: (p[0] ** 2 + p[1] - 11) ** 2 + (p[0] + p[1] ** 2 - 7) ** 2,
+        2,
+    ),
+    "matyas": (lambda p: 0.26 * jnp.sum(p**2) - 0.48 * p[0] * p[1], 2),
+    "eggholder": (  # Below zero.
+        lambda p: (
+            -(p[1] + 47) * jnp.sin(jnp.sqrt(jnp.abs(p[0] / 2 + p[1] + 47)))
+            - p[0] * jnp.sin(jnp.sqrt(jnp.abs(p[0] - p[1] - 47)))
+        ),
+        2,
+    ),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def from_many_places(make, name, count, **settings):
+    """One search from each of `count` places along a direction that leads down."""
+    loss, size = LANDSCAPES[name]
+    rng = np.random.default_rng(0)
+    starts, bends = rng.normal(size=(count, size)), rng.uniform(size=(count, size))
+
+    def one(p, bend):
+        value, grad = jax.value_and_grad(loss)(p)
+        u = -bend * grad
+        _, state = searched(make(**settings), loss, p, direction=u)
+        after, there = jax.value_and_grad(loss)(p + state.learning_rate * u)
+        slopes = jnp.vdot(u, grad), jnp.vdot(u, there)
+        return state, (value, after), slopes, (p, u)
+
+    return jax.vmap(one)(jnp.asarray(starts), jnp.asarray(bends))
+
+
+def backtracking(**settings):
+    return ox.scale_by_backtracking_linesearch(80, decrease_factor=0.7, **settings)
+
+
+@pytest.mark.parametrize("name", LANDSCAPES)
+def test_backtracking_finds_the_longest_step_of_enough_decrease(name):
+    for slope_rtol, atol, rtol in (
+        (1e-4, 0.0, 0.0),
+        (0.0, 0.0, 0.0),
+        (0.4, 0.3, 0.0),
+        (0.4, 0.0, 0.1),
+    ):
+        with enable_x64():
+            settings = {"slope_rtol": slope_rtol, "atol": atol, "rtol": rtol}
+            found = from_many_places(backtracking, name, 40, **settings)
+            longer = found[0].learning_rate / 0.7
+            p, u = found[3]
+            missed = jax.vmap(LANDSCAPES[name][0])(p + longer[:, None] * u)
+            state, (before, after), (slope, _), _ = jax.tree.map(np.asarray, found)
+            longer, missed = np.asarray(longer), np.asarray(missed)
+        assert (state.info.outcome == Outcome.SATISFIED).all()
+        bound = before + rtol * np.abs(before) + atol
+        room = 1e-12 * np.abs(before)
+        assert (after <= bound + slope_rtol * state.learning_rate * slope + room).all()
+        whole = state.learning_rate == 1.0
+        assert (whole | (missed > bound + slope_rtol * longer * slope - room)).all()
+        np.testing.assert_allclose(state.value, after, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", LANDSCAPES)
+def test_zoom_finds_a_step_where_scipy_finds_one_in_about_as_many_evaluations(name):
+    from scipy.optimize import line_search
+
+    with enable_x64():
+        found = from_many_places(ox.scale_by_zoom_linesearch, name, 25)
+        state, (before, after), (slope, there), (ps, us) = jax.tree.map(np.asarray, found)
+        value, grad = jax.jit(LANDSCAPES[name][0]), jax.jit(jax.grad(LANDSCAPES[name][0]))
+        theirs = [
+            line_search(lambda p: float(value(p)), lambda p: np.asarray(grad(p)), p, u)
+            for p, u in zip(ps, us, strict=True)
+        ]
+    assert (state.info.outcome == Outcome.SATISFIED).all()
+    room = 1e-12 * np.abs(before)
+    assert (after <= before + 1e-4 * state.learning_rate * slope + room).all()
+    assert (np.abs(there) <= 0.9 * np.abs(slope) * (1 + 1e-9)).all()
+    # Theirs counts the value at the start, too.
+    steps, counts = np.array([[step, count - 1] for step, count, *_ in theirs]).T
+    assert state.info.num_linesearch_steps.sum() <= 1.25 * counts.sum()
+    # Both try 1, 2, 4, ..., and agree where one of these will do.
+    first = np.isin(steps, 2.0 ** np.arange(8))
+    np.testing.assert_array_equal(state.learning_rate[first], steps[first])
+
+
+def parabola(p):
+    return jnp.vdot(p, p)
+
+
+ALONG = jnp.array([1.0, 0.0])
+# Of |60 - s|^2, of which the shortest step of half the slope is 30.
+ENDS = {
+    "in time": ({}, parabola, -60 * ALONG, ALONG, Outcome.SATISFIED, 32.0),
+    "one step too early": (
+        {"max_linesearch_steps": 5},
+        parabola,
+        -60 * ALONG,
+        ALONG,
+        Outcome.DECREASED,
+        16.0,
+    ),
+    "at a limit": (
+        {"max_learning_rate": 10.0},
+        parabola,
+        -60 * ALONG,
+        ALONG,
+        Outcome.DECREASED,
+        10.0,
+    ),
+    # The end of the first interval lies before its beginning.
+    "past the minimum": (
+        {},
+        lambda p: p**2,
+        jnp.float32(-1.0),
+        jnp.float32(1.95),
+        Outcome.SATISFIED,
+        1 / 1.95,
+    ),
+    # Towards minus infinity: there is no flatter place.
+    "into a pit": (
+        {},
+        jnp.log,
+        jnp.float32(1.0),
+        jnp.float32(-2.0),
+        Outcome.DECREASED,
+        0.5,
+    ),
+    # So flat that the first steps change no digit: 1.4e-11 in the beginning.
+    "on a plain": (
+        {"max_linesearch_steps": 30},
+        lambda p: jnp.exp(-1 / p**2),
+        jnp.float32(-0.2),
+        jnp.float32(3.5e-9),
+        Outcome.SATISFIED,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_zoom_search_ends_as_it_should(name):
+    how, loss, p, direction, expected, step = ENDS[name]
+    search = ox.scale_by_zoom_linesearch(**{"curv_rtol": 0.5, **how})
+    _, state = searched(search, loss, p, direction=direction)
+    assert outcome(state) == expected
+    if step is not None:
+        np.testing.assert_allclose(state.learning_rate, step, rtol=1e-4)
+    assert state.value < loss(p)
+
+
 SEARCHES = {
     "backtracking": ox.scale_by_backtracking_linesearch(30, store_grad=True),
     "zoom": ox.scale_by_zoom_linesearch(30),
@@ -196,6 +356,73 @@ def test_what_else_the_function_takes_goes_to_it():
         nobody_reads_this=3,
     )
     np.testing.assert_allclose(u, batch, rtol=1e-6)
+
+
+def test_a_batch_for_each_step_leads_to_what_all_agree_on(search, rng):
+    """Least squares without noise, the batch an argument of the loss."""
+    target = jnp.array([0.5, -2.0, 1.0])
+    xs = jnp.asarray(rng.normal(size=(30, 8, 3)), jnp.float32)
+
+    def loss(params, x, y):
+        return jnp.sum((x @ params - y) ** 2)
+
+    tx = ox.chain(ox.sgd(1.0), search)  # A rate some ten times too large.
+
+    def step(carry, x):
+        params, state = carry
+        batch = {"x": x, "y": x @ target}
+        value, grad = jax.value_and_grad(loss)(params, **batch)
+        updates, state = tx.update(grad, state, params, value=value, value_fn=loss, **batch)
+        return (ox.apply_updates(params, updates), state), value
+
+    params = jnp.zeros(3)
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), xs)
+    np.testing.assert_allclose(params, target, atol=1e-2)
+
+
+def test_the_leaves_are_one_vector(search):
+    loss, size = LANDSCAPES["rosenbrock"]
+    p = jnp.linspace(-1.0, 1.0, size)
+
+    def whole(parts):
+        return loss(jnp.concatenate([parts["a"].ravel(), parts["b"][0]]))
+
+    parts = {"a": p[:6].reshape(2, 3), "b": [p[6:]]}
+    u, state = searched(search, loss, p)
+    got, there = searched(search, whole, parts)
+    got = jnp.concatenate([got["a"].ravel(), got["b"][0]])
+    np.testing.assert_allclose(got, u, rtol=1e-5)
+    assert there.info.num_linesearch_steps == state.info.num_linesearch_steps
+
+
+@pytest.mark.parametrize("low", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    ("make", "numbers"),
+    [
+        (
+            functools.partial(ox.scale_by_backtracking_linesearch, 5, store_grad=True),
+            ("slope_rtol", "decrease_factor", "max_learning_rate", "atol", "rtol"),
+        ),
+        (
+            functools.partial(ox.scale_by_zoom_linesearch, 5),
+            ("tol", "slope_rtol", "curv_rtol", "approx_dec_rtol", "stepsize_precision"),
+        ),
+    ],
+)
+def test_numbers_and_losses_of_another_precision_change_no_dtype(make, numbers, low):
+    search = make(**{name: jnp.asarray(0.25, low) for name in numbers})
+    for dtype in (low, jnp.float32):
+        p = jnp.array([1.0, 2.0], dtype)
+        value_fn = lambda p: jnp.sum(p**2).astype(low)  # noqa: E731
+        state = search.init(p)
+        u, new = jax.jit(functools.partial(search.update, value_fn=value_fn))(
+            -p, state, p, value=jnp.asarray(5.0, low), grad=2 * p
+        )
+        assert u.dtype == dtype
+        assert [x.dtype for x in jax.tree.leaves(new)] == [
+            x.dtype for x in jax.tree.leaves(state)
+        ]
+        assert new.value < 5.0
 
 
 def test_what_is_missing_is_named(search):
