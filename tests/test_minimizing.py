@@ -205,6 +205,94 @@ def test_float64_is_minimized_to_its_own_precision():
         np.testing.assert_allclose(np.asarray(result.params), 1.0, rtol=1e-10)
 
 
+def himmelblau(x):
+    return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
+
+
+def eggholder(x):
+    first = (x[1] + 47) * jnp.sin(jnp.sqrt(jnp.abs(x[0] / 2 + x[1] + 47)))
+    return -first - x[0] * jnp.sin(jnp.sqrt(jnp.abs(x[0] - x[1] - 47)))
+
+
+def zakharov(x):
+    weighted = jnp.sum(jnp.arange(1, len(x) + 1, dtype=x.dtype) * x) / 2
+    return jnp.sum(x**2) + weighted**2 + weighted**4
+
+
+def matyas(x):
+    return 0.26 * jnp.sum(x**2) - 0.48 * x[0] * x[1]
+
+
+# Functions, starts and minima of the tests of Optax, and of JAXopt before.
+CLASSICS = {
+    "rosenbrock": (rosenbrock, [0.0, 0.0], 0.0),
+    "himmelblau": (himmelblau, [1.0, 1.0], 0.0),
+    "himmelblau, from afar": (himmelblau, [92.0, 0.001], 0.0),
+    "matyas": (matyas, [6.0, 6.0], 0.0),
+    "eggholder": (eggholder, [6.0, 6.0], -66.8437173),  # The nearest of many; SciPy's.
+    "zakharov": (zakharov, [600.0, 700.0, 200.0, 100.0, 90.0, 1000.0], 0.0),
+    "steep": (lambda x: jnp.mean((1e4 * x) ** 2), [1.0, 1.0], 0.0),
+}
+
+
+@pytest.mark.parametrize("name", CLASSICS)
+def test_it_finds_the_minima_of_the_classics(name):
+    fun, start, minimum = CLASSICS[name]
+    result = stopped(fun, np.float32(start), ftol=0.0)
+    # Where the minimum is not 0, float32 may know no smaller gradient.
+    assert result.reason == StopReason.GRADIENT_SMALL or minimum != 0.0
+    np.testing.assert_allclose(result.value, minimum, rtol=1e-6, atol=1e-9)
+    assert result.gradient_norm < 1e-3
+    assert result.evaluations < 100
+
+
+SEARCHES = {
+    "backtracking": ox.scale_by_backtracking_linesearch(20),
+    "zoom": ox.scale_by_zoom_linesearch(20, initial_guess_strategy="one"),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_complex_params_are_minimized_as_pairs_of_real_ones(name):
+    """A sum of moduli to the power 3/2: no curvature at the minimum, but infinite."""
+    rows = np.array([[1, -2], [3, 4], [-4 + 2j, 5 - 3j], [-2 - 2j, 6]])
+    tx = ox.lbfgs(linesearch=SEARCHES[name])
+
+    def loss(z):
+        return jnp.sum(jnp.abs(rows @ z) ** 1.5)
+
+    def of_pairs(x):
+        return loss(jax.lax.complex(x[0], x[1]))
+
+    with enable_x64():
+        z = jnp.array([1 - 1j, 1j])
+        x = jnp.stack([z.real, z.imag])
+        # Farther on roundings have grown: they are multiplied at every step.
+        got = stopped(loss, z, tx, max_steps=15, ftol=0.0)
+        want = stopped(of_pairs, x, tx, max_steps=15, ftol=0.0)
+        np.testing.assert_allclose(got.params, jax.lax.complex(*want.params), 1e-6)
+        assert got.evaluations == want.evaluations
+        end = stopped(loss, z, tx, ftol=0.0)
+        assert end.reason == StopReason.GRADIENT_SMALL
+        np.testing.assert_allclose(np.asarray(end.params), 0.0, atol=1e-10)
+
+
+def test_leaves_are_minimized_as_one_vector():
+    tx = ox.lbfgs(memory_size=3)
+    start = np.linspace(-1.0, 1.0, 8)
+
+    def of_parts(parts):
+        return rosenbrock(jnp.concatenate([parts["a"].ravel(), parts["b"][0]]))
+
+    with enable_x64():
+        whole = stopped(rosenbrock, start, tx, max_steps=12)
+        parts = {"a": jnp.asarray(start[:4].reshape(2, 2)), "b": [jnp.asarray(start[4:])]}
+        cut = ox.minimize(of_parts, parts, tx, max_steps=12)
+        np.testing.assert_allclose(cut.params["a"].ravel(), whole.params[:4], rtol=1e-8)
+        np.testing.assert_allclose(cut.params["b"][0], whole.params[4:], rtol=1e-8)
+        assert cut.evaluations == whole.evaluations
+
+
 def test_what_it_refuses():
     with pytest.raises(TypeError, match=r"Did you mean `lbfgs\(...\)`"):
         ox.minimize(bowl, jnp.zeros(2), ox.lbfgs)

@@ -78,6 +78,27 @@ def test_directions_lead_down_whatever_the_gradients(rng):
     assert (cosines > 0).all()
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_short_steps_lead_down_where_curvature_is_negative(scaled):
+    """No search sees to it. Optax takes the pairs in, and climbs."""
+
+    def himmelblau(x):  # At (1, 1) both curvatures are negative.
+        return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
+
+    tx = ox.lbfgs(1e-3, memory_size=5, scale_init_precond=scaled, linesearch=None)
+
+    def step(carry, _):
+        p, state = carry
+        value, grad = jax.value_and_grad(himmelblau)(p)
+        updates, state = tx.update(grad, state, p)
+        return (p + updates, state), value
+
+    p = jnp.ones(2)
+    (_, state), values = jax.lax.scan(step, (p, tx.init(p)), length=5)
+    assert (np.diff(values) < 0).all()
+    assert state["scale_by_lbfgs"].pairs == 0
+
+
 def test_where_nothing_moved_the_memory_is_emptied(rng):
     grads, params = (np.float32(x) for x in quadratic_path(rng, 5))
     again = [np.concatenate([x, x[-1:]]) for x in (grads, params)]
