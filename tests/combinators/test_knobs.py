@@ -157,6 +157,28 @@ def test_a_scheduled_optimizer_is_the_plain_one_with_that_schedule():
     jax.tree.map(same, run(SGD(fading, 0.9))[0], run(ox.sgd(fading, 0.9))[0])
 
 
+def scheduled_numbers(case):
+    """The arguments that are numbers and may be schedules, as such that never change."""
+    bound = inspect.signature(case.make).bind(*case.args, **case.kwargs)
+    bound.apply_defaults()
+    return {
+        name: ox.constant_schedule(bound.arguments[name])
+        for name, domain in _checks.domains(case.make).items()
+        if domain.or_schedule and isinstance(bound.arguments[name], float)
+    }
+
+
+@pytest.mark.parametrize(
+    "case", [catalogue.timed(c) for c in catalogue.ONE_EACH if scheduled_numbers(c)]
+)
+def test_a_schedule_that_never_changes_is_its_number(case):
+    tx = case.make(*case.args, **{**case.kwargs, **scheduled_numbers(case)})
+    with jax.disable_jit():
+        got, want = (run(t, **case.extra)[0] for t in (case.around(tx), case()))
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(same, got, want)
+
+
 def test_numbers_that_take_no_schedule_by_themselves_take_one_here():
     tx = ADAM(0.1, b1=rising, eps=ox.linear_schedule(1.0, 2.0, 1))
     _, state = run(tx)
