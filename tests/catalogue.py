@@ -654,10 +654,11 @@ def heavy(make):
     )
 
 
-def timed(case, *values, **how):
+def timed(case):
     """A parameter of a test that takes long for some."""
-    marks = [pytest.mark.slow] if case in HEAVY else []
-    return pytest.param(case, *values, marks=marks, id=how.get("id", str(case)))
+    return pytest.param(
+        case, marks=[pytest.mark.slow] if case in HEAVY else [], id=str(case)
+    )
 
 
 # One case of each factory: what is tested of it whatever its settings.
@@ -666,4 +667,4 @@ ONE_EACH = list({case.make: case for case in reversed(CASES)}.values())[::-1]
 # arithmetic of its own (see `test_public_api.py`).
 PARTS = [case for case in ONE_EACH if case.make.__module__ != "optimjax.optimizers"]
 # Decompositions and loops take long to compile.
-HEAVY = [case for case in ONE_EACH if case.searching or case.alike or heavy(case.make)]
+HEAVY = [case for case in CASES if case.searching or case.alike or heavy(case.make)]

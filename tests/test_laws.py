@@ -51,19 +51,30 @@ OF_PARTS = {
 }
 
 
-@pytest.mark.parametrize("case", OTHERS, ids=str)
+@pytest.mark.parametrize("case", [*map(catalogue.timed, OTHERS)])
 def test_quick_laws_hold_for_other_settings(case):
     with jax.disable_jit():  # There are many, and their like is compiled below.
         check_transformation(case(), RICH, laws=QUICK, **case.extra)
+
+
+# What arithmetic on arrays keeps by itself: asked of stages only when all tests are run.
+OF_COMBINATORS = {"batching_is_a_loop", "identities_change_nothing"}
+
+
+def law_of(case, law):
+    marks = []
+    if law in OF_PARTS and case in catalogue.HEAVY:
+        marks.append(pytest.mark.slow)
+    if law in OF_COMBINATORS and case.make.__module__.startswith("optimjax.transforms"):
+        marks.append(pytest.mark.slow)
+    return pytest.param(case, law, id=f"{case}-{law}", marks=marks)
 
 
 MADE = {}  # Once for all laws, so that what they have in common is compiled once.
 
 
 CASES = [
-    catalogue.timed(case, law, id=f"{case}-{law}")
-    if law in OF_PARTS
-    else pytest.param(case, law, id=f"{case}-{law}")
+    law_of(case, law)
     for case in catalogue.ONE_EACH
     for law in LAWS
     if law not in OF_PARTS or case in PARTS

@@ -131,7 +131,10 @@ def test_every_pair_around_adam_keeps_its_types(outer, inner):
     check_by_tracing(AT_WORK[outer]((AT_WORK | INNERMOST)[inner](ox.adam(0.1))))
 
 
-@pytest.mark.parametrize("outer", NEUTRAL)
+@pytest.mark.parametrize(
+    "outer",
+    [pytest.param(n, marks=[pytest.mark.slow] * (i % 2)) for i, n in enumerate(NEUTRAL)],
+)
 def test_every_pair_that_does_nothing_does_nothing_to_adam(outer):
     plain = ox.adam(0.1)
 
