@@ -100,6 +100,15 @@ class Integer(NamedTuple):
         return int(value)
 
 
+class Checked(NamedTuple):
+    """What a function of the value, and of what to call it, makes of it, or refuses."""
+
+    check: Callable[[Any, str], Any]
+
+    def __call__(self, value: Any, where: str) -> Any:
+        return self.check(value, where)
+
+
 class FloatDtype(NamedTuple):
     """A real floating dtype, by any name that NumPy knows."""
 
@@ -300,7 +309,7 @@ def _marks(annotation: Any) -> list[Any]:
         for a in _alternatives(annotation)
         if get_origin(a) is Annotated
         for mark in a.__metadata__
-        if isinstance(mark, Number | Integer | FloatDtype)
+        if isinstance(mark, Number | Integer | Checked | FloatDtype)
     ]
 
 

@@ -490,13 +490,13 @@ def advance(
     return updates, updates, _in_dtypes_of(state, new_state)
 
 
-def check_stages(who: str, transforms: Iterable[Any], where: str = "argument") -> None:
+def check_stages(who: str, transforms: Iterable[Any], *places: str) -> None:
     """Refuses, by name and place, what is no transformation.
 
     Args:
-        who: The combinator that was given them.
+        who: What was given them.
         transforms: What it was given.
-        where: What to call the place of each: with its number, `argument 2`.
+        *places: What to call the place of each, if not by its number, `argument 2`.
     """
     for i, stage in enumerate(transforms):
         if hasattr(stage, "init") and hasattr(stage, "update"):
@@ -507,9 +507,8 @@ def check_stages(who: str, transforms: Iterable[Any], where: str = "argument") -
             hint = " A schedule goes into `scale_by_learning_rate`, or another stage."
         elif isinstance(stage, list | tuple):
             hint = " Put a `*` before it, to give its items one by one."
-        raise TypeError(
-            f"`{who}` takes transformations, but {where} {i} is {stage!r}.{hint}"
-        )
+        where = places[i] if places else f"argument {i}"
+        raise TypeError(f"`{who}` takes transformations, but {where} is {stage!r}.{hint}")
 
 
 def stage_name(stage: GradientTransformation) -> str:

@@ -132,7 +132,7 @@ def minimize(
         >>> print(result.reason.name, jnp.abs(result.params - 1).max() < 1e-2)
         GRADIENT_SMALL True
     """
-    base.check_stages("minimize", [tx])
+    base.check_stages("minimize", [tx], "`tx`")
     if not callable(fun):
         raise TypeError(f"`minimize(fun=...)` must be a function, but got {fun!r}.")
     _dtypes.check_inexact(params, "the params")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import jax
 
 from ._checks import Number
-from .base import GradientTransformation, identity, transformation
+from .base import GradientTransformation, check_stages, identity, transformation
 from .combinators.averaging import schedule_free
 from .combinators.chaining import chain
 from .combinators.eigenbasis import in_eigenbasis
@@ -2192,6 +2192,7 @@ def lbfgs(
     """
     rate = scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate)
     search = identity() if linesearch is None else linesearch
+    check_stages("lbfgs", [search], "`linesearch`")
     return chain(scale_by_lbfgs(memory_size, scale_init_precond), rate, search)
 
 
@@ -2613,9 +2614,11 @@ def galore(
         J. Zhao et al., [GaLore: memory-efficient LLM training by gradient low-rank
         projection](https://arxiv.org/abs/2403.03507), 2024.
     """
+    inner = scale_by_adam() if base_optimizer is None else base_optimizer
+    check_stages("galore", [inner], "`base_optimizer`")
     return chain(
         in_low_rank(
-            scale_by_adam() if base_optimizer is None else base_optimizer,
+            inner,
             rank,
             update_proj_gap,
             scale,

@@ -296,6 +296,8 @@ def test_leaves_are_minimized_as_one_vector():
 def test_what_it_refuses():
     with pytest.raises(TypeError, match=r"Did you mean `lbfgs\(...\)`"):
         ox.minimize(bowl, jnp.zeros(2), ox.lbfgs)
+    with pytest.raises(TypeError, match=r"^`minimize` takes .* but `tx` is 'lbfgs'"):
+        ox.minimize(bowl, jnp.zeros(2), "lbfgs")  # type: ignore
     with pytest.raises(TypeError, match=r"`minimize\(fun=...\)` must be a function"):
         ox.minimize(1.0, jnp.zeros(2), ox.lbfgs())
     with pytest.raises(TypeError, match=r"`minimize` needs floating .* int32"):

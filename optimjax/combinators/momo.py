@@ -113,7 +113,7 @@ def momo(
         rates](https://arxiv.org/abs/2305.07583), 2023.
     """
     inner = identity() if preconditioner is None else preconditioner
-    base.check_stages("momo", [inner], "`preconditioner`, number")
+    base.check_stages("momo", [inner], "`preconditioner`")
 
     def init(params: Params) -> MomoState:
         return MomoState(

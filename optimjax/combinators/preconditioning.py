@@ -229,7 +229,7 @@ def _preconditioner(
         divide: From the number of estimates to the rule `(u, mean) -> u`, and its scalars.
     """
     stages = () if estimator is None else (estimator,)
-    base.check_stages(name, stages, "`hessian_diagonal_fn`, number")
+    base.check_stages(name, stages, "`hessian_diagonal_fn`")
 
     def init(params: Params) -> Any:
         def zero() -> jax.Array:

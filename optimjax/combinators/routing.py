@@ -269,7 +269,7 @@ def partition(
             f"but got {transforms!r}."
         )
     for label, inner in transforms.items():
-        base.check_stages("partition", [inner], f"under {label!r} the argument")
+        base.check_stages("partition", [inner], f"that under {label!r}")
     inners = {str(label): inner for label, inner in transforms.items()}
     if len(inners) < len(transforms):
         raise ValueError("`partition` got two labels with the same text.")

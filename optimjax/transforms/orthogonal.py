@@ -6,13 +6,14 @@ All of them are for matrices and nothing else (see `optimjax.matrices` for what 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _dtypes, matrices, numerics
+from .._checks import Checked
 from ..base import (
     EmptyState,
     GradientTransformation,
@@ -26,7 +27,6 @@ from ..matrices import Axes
 from ..typing import Decay, NonNegative, PositiveCount, Scalar, StorageDtype
 
 Triple: TypeAlias = tuple[float, float, float]
-Coefficients: TypeAlias = str | Sequence[Any]
 Preconditioning: TypeAlias = Literal["frobenius", "schatten", "spectral", "aol"]
 
 # What a step makes of a singular value s is a s + b s^3 + c s^5. The last triple of a list
@@ -70,6 +70,19 @@ def _triples(ns_coeffs: Any) -> tuple[Triple, ...] | None:
     if not np.isfinite(numbers).all():
         return None
     return tuple((float(a), float(b), float(c)) for a, b, c in numbers)
+
+
+def _check_coefficients(value: Any, where: str) -> Any:
+    known = value in (*_NAMED, "svd") if isinstance(value, str) else _triples(value)
+    if not known:
+        raise ValueError(
+            f"{where} must be one of {[*_NAMED, 'svd']}, or three finite numbers, or a "
+            f"list of such, but got {value!r}."
+        )
+    return value
+
+
+Coefficients: TypeAlias = Annotated[str | Sequence[Any], Checked(_check_coefficients)]
 
 
 def _sum_sq(x: jax.Array, axis: Any) -> jax.Array:
@@ -294,12 +307,7 @@ def orthogonalize(
         norm](https://arxiv.org/abs/2409.20325), 2024, for `adaptive`.
     """
     named = isinstance(ns_coeffs, str)
-    coeffs = ns_coeffs if named else _triples(ns_coeffs)
-    if coeffs is None or (named and ns_coeffs not in (*_NAMED, "svd")):
-        raise ValueError(
-            f"`orthogonalize(ns_coeffs=...)` must be one of {[*_NAMED, 'svd']}, or three "
-            f"finite numbers, or a list of such, but got {ns_coeffs!r}."
-        )
+    coeffs: Any = ns_coeffs if named else _triples(ns_coeffs)
     if dtype is not None and coeffs == "svd":
         raise ValueError(
             "`orthogonalize(dtype=...)` is of the steps of Newton-Schulz; 'svd' has none."

@@ -13,12 +13,13 @@ of 1e-9; in bfloat16 the default does it. `master_weights`, or `kahan_summation`
 rule is the remedy.
 """
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from .. import _reports, numerics, tree
+from .._checks import Checked
 from ..base import GradientTransformation, Params, Updates, transformation
 from ..selection import chosen_by
 from ..tree import leafwise, remembering, slot_like, slot_of
@@ -31,7 +32,34 @@ from ..typing import (
     Positive,
 )
 
-InitStep: TypeAlias = tuple[Literal["distance", "learning_rate", "heuristic"], Any]
+
+def _checked_init_step(init_step: Any, where: str) -> tuple[str, Any]:
+    kinds = ("distance", "learning_rate", "heuristic")
+    if not isinstance(init_step, tuple | list) or len(init_step) != 2:
+        raise TypeError(
+            f'{where} must be a pair such as ("heuristic", 1e-6), but got {init_step!r}.'
+        )
+    kind, value = init_step
+    if kind not in kinds:
+        options = ", ".join(map(repr, kinds))
+        raise ValueError(f"{where} must begin with one of {options}, but got {kind!r}.")
+    return kind, Number("(0, inf)")(value, where)
+
+
+InitStep: TypeAlias = Annotated[
+    tuple[Literal["distance", "learning_rate", "heuristic"], Any],
+    Checked(_checked_init_step),
+]
+
+
+def _checked_betas(betas: Any, where: str) -> tuple[Any, Any]:
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"{where} must be a pair such as (0.9, 0.999), but got {betas!r}.")
+    b1, b2 = (Number("[0, 1)")(b, where) for b in betas)
+    return b1, b2
+
+
+Betas: TypeAlias = Annotated[tuple[Any, Any], Checked(_checked_betas)]
 
 
 def _distance(params: Params, start: Params) -> jax.Array:
@@ -141,7 +169,7 @@ def scale_by_dog(
         M. Ivgi, O. Hinder and Y. Carmon, [DoG is SGD's best friend: a parameter-free
         dynamic step size schedule](https://arxiv.org/abs/2302.12022), 2023.
     """
-    kind, value = _checked_init_step(init_step)
+    kind, value = init_step
     first = value if kind == "learning_rate" else 0.0
 
     def first_distance(params: Params) -> jax.Array:
@@ -179,20 +207,6 @@ def scale_by_dog(
         return out, ScaleByDogState(longest, total, state.start)
 
     return GradientTransformation(init, update)
-
-
-def _checked_init_step(init_step: Any) -> InitStep:
-    where = "`scale_by_dog(init_step=...)`"
-    kinds = ("distance", "learning_rate", "heuristic")
-    if not isinstance(init_step, tuple | list) or len(init_step) != 2:
-        raise TypeError(
-            f'{where} must be a pair such as ("heuristic", 1e-6), but got {init_step!r}.'
-        )
-    kind, value = init_step
-    if kind not in kinds:
-        options = ", ".join(map(repr, kinds))
-        raise ValueError(f"{where} must begin with one of {options}, but got {kind!r}.")
-    return kind, Number("(0, inf)")(value, where)
 
 
 class ScaleByDowgState(NamedTuple):
@@ -476,18 +490,10 @@ def _estimate(
     return numerator, distance
 
 
-def _checked_betas(who: str, betas: Any) -> tuple[Any, Any]:
-    where = f"`{who}(betas=...)`"
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise TypeError(f"{where} must be a pair such as (0.9, 0.999), but got {betas!r}.")
-    b1, b2 = (Number("[0, 1)")(b, where) for b in betas)
-    return b1, b2
-
-
 @transformation(state=DadaptAdamwState)
 def dadapt_adamw(
     learning_rate: NonNegativeOrSchedule = 1.0,
-    betas: tuple[Any, Any] = (0.9, 0.999),
+    betas: Betas = (0.9, 0.999),
     eps: NonNegative = 1e-8,
     estim_lr0: Positive = 1e-6,
     weight_decay: NonNegative = 0.0,
@@ -550,7 +556,6 @@ def dadapt_adamw(
         A. Defazio and K. Mishchenko, [Learning-rate-free learning by
         D-Adaptation](https://arxiv.org/abs/2301.07733), 2023.
     """
-    betas = _checked_betas("dadapt_adamw", betas)
 
     def init(params: Params) -> DadaptAdamwState:
         return DadaptAdamwState(
@@ -593,7 +598,7 @@ def dadapt_adamw(
 @transformation(state=ProdigyState)
 def prodigy(
     learning_rate: NonNegativeOrSchedule = 1.0,
-    betas: tuple[Any, Any] = (0.9, 0.999),
+    betas: Betas = (0.9, 0.999),
     beta3: Decay | None = None,
     eps: NonNegative = 1e-8,
     estim_lr0: Positive = 1e-6,
@@ -661,7 +666,6 @@ def prodigy(
         K. Mishchenko and A. Defazio, [Prodigy: an expeditiously adaptive parameter-free
         learner](https://arxiv.org/abs/2306.06101), 2023.
     """
-    betas = _checked_betas("prodigy", betas)
 
     def init(params: Params) -> ProdigyState:
         return ProdigyState(

@@ -191,6 +191,8 @@ def test_what_needs_params_belongs_outside():
         tx.init({"b": jnp.ones(3)})
     with pytest.raises(TypeError, match=r"^`in_low_rank` takes transformations"):
         ox.in_low_rank(0.1)
+    with pytest.raises(TypeError, match=r"^`galore` .* but `base_optimizer` is 'adam'"):
+        ox.galore(0.1, base_optimizer="adam")
 
 
 def test_matrices_of_one_shape_are_traced_once(monkeypatch):

@@ -284,6 +284,17 @@ def test_triples_may_be_given_for_each_step():
         (lambda: ox.orthogonalize("svd", dtype="bfloat16"), "'svd' has none"),
         (lambda: ox.scale_by_matrix_shape("rms"), r"one of \['original', 'match_rms'"),
         (lambda: ox.muon(0.1, ns_coeffs="muon"), "but got 'muon'"),
+        *[
+            (
+                lambda make=make: make(0.1, ns_coeffs="x"),
+                rf"^`{name}\(ns_coeffs=...\)` must",
+            )
+            for name, make in (
+                ("muon", ox.muon),
+                ("normuon", ox.normuon),
+                ("scion", ox.scion),
+            )
+        ],
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(make, message):

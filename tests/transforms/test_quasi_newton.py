@@ -150,6 +150,8 @@ def test_memory_of_low_precision_is_float32():
 def test_what_it_refuses():
     with pytest.raises(ValueError, match=r"memory_size=...\)` must be at least 1"):
         ox.scale_by_lbfgs(0)
+    with pytest.raises(TypeError, match=r"^`lbfgs` takes .* but `linesearch` is 'zoom'"):
+        ox.lbfgs(linesearch="zoom")  # type: ignore
     tx = ox.scale_by_lbfgs()
     with pytest.raises(ValueError, match="`scale_by_lbfgs` needs the current parameters"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))

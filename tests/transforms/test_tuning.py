@@ -306,6 +306,8 @@ def test_arguments_are_checked():
         ValueError, match=r"`scale_by_dog\(init_step=...\)` must lie in \(0"
     ):
         ox.scale_by_dog(("distance", 0.0))
+    with pytest.raises(ValueError, match=r"^`dog\(init_step=...\)` must begin with"):
+        ox.dog(init_step=("step", 0.1))  # type: ignore
     with pytest.raises(ValueError, match="must be given where `eps` is 0"):
         ox.dowg(eps=0.0)
     with pytest.raises(TypeError, match=r"`prodigy\(betas=...\)` must be a pair"):
