@@ -18,7 +18,7 @@ LAYERS = [
     {"_branches", "_checks", "_reports"},
     {"_dtypes"},
     {"numerics"},
-    {"base"},
+    {"base", "_linalg"},
     {"typing", "tree"},
     {"selection"},
     {"matrices"},

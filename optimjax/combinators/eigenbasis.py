@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from .. import _branches, _dtypes, base, numerics, states
 from .._checks import Refusal
+from .._linalg import adjoint, product, same_way
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, matrixwise, slot_for, some_matrix
 from ..selection import Path, by_path
-from ..transforms.kronecker import Sides, adjoint, gathered, product
+from ..transforms.kronecker import Sides, gathered
 from ..typing import Decay, PositiveCount
 from .branching import no_step, when
 
@@ -64,14 +65,7 @@ def _renewed(
 
         vectors = solved() if method == "eigh" else _branches.cond(first, solved, iterated)
         places = jnp.argsort(falling, axis=-1)
-        return _same_way(jnp.take_along_axis(vectors, places, axis=-1), basis)
-
-
-def _same_way(new: jax.Array, old: jax.Array) -> jax.Array:
-    """`new` vectors with the sign, or phase, that brings them closest to the `old` ones."""
-    cosine = jnp.sum(jnp.conj(new) * old, axis=-2, keepdims=True)
-    size = numerics.modulus(cosine)
-    return new * jnp.where(size == 0, 1, numerics.divide(cosine, size))
+        return same_way(jnp.take_along_axis(vectors, places, axis=-1), basis)
 
 
 def _between(old: Params, new: Params) -> Params:

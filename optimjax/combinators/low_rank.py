@@ -8,18 +8,13 @@ import jax.numpy as jnp
 
 from .. import _branches, _dtypes, base, numerics
 from .._checks import Refusal
+from .._linalg import adjoint, product, same_way
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, join, roles, shapes, slot_for, some_matrix, split
 from ..typing import PositiveCount, Scalar
 
-# On GPUs and TPUs, the default would round what goes into a product to 10 or 8 digits.
-_product = functools.partial(jnp.matmul, precision="highest")
 # Traced once for each role, shape and dtype.
 _kernel = functools.partial(jax.jit, static_argnames=("role", "side"))
-
-
-def _adjoint(x: jax.Array) -> jax.Array:
-    return jnp.conj(jnp.swapaxes(x, -1, -2))
 
 
 def _on_the_left(shape: tuple[int, ...], side: str) -> bool:
@@ -37,9 +32,9 @@ def _down(x: jax.Array, projectors: Any, *, role: str, side: str) -> Any:
             if isinstance(p, tuple):
                 seen = stack
             elif _on_the_left(stack.shape, side):
-                seen = _product(_adjoint(p), stack)
+                seen = product(adjoint(p), stack)
             else:
-                seen = _product(stack, p)
+                seen = product(stack, p)
             low.append(_dtypes.cast(seen, x.dtype).reshape(_shape_of(seen.shape)))
     return tuple(low) if len(low) > 1 else low[0]
 
@@ -63,9 +58,9 @@ def _up(
             if isinstance(p, tuple):
                 stacks.append(x)
             elif _on_the_left(shape, side):
-                stacks.append(scale * _product(p, x))
+                stacks.append(scale * product(p, x))
             else:
-                stacks.append(scale * _product(x, _adjoint(p)))
+                stacks.append(scale * product(x, adjoint(p)))
         out = join(tuple(_dtypes.cast(x, like.dtype) for x in stacks), role, like)
     return out
 
@@ -82,12 +77,9 @@ def _renewed(x: jax.Array, projectors: Any, *, role: str, side: str) -> Any:
             new.append(old)
             continue
         left, _, right = jnp.linalg.svd(stack, full_matrices=False)
-        vectors = left if _on_the_left(stack.shape, side) else _adjoint(right)
+        vectors = left if _on_the_left(stack.shape, side) else adjoint(right)
         vectors = _dtypes.cast(vectors[..., : old.shape[-1]], old.dtype)
-        overlap = jnp.sum(jnp.conj(vectors) * old, axis=-2, keepdims=True)
-        size = jnp.abs(overlap)
-        turn = jnp.where(size > 0, numerics.over(overlap, jnp.where(size > 0, size, 1)), 1)
-        new.append(vectors * turn)
+        new.append(same_way(vectors, old))
     return jax.lax.stop_gradient(tuple(new))
 
 

@@ -8,17 +8,10 @@ import jax.numpy as jnp
 
 from .. import _branches, _dtypes, numerics
 from .._checks import Number
+from .._linalg import adjoint, product
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, all_matrices, matrixwise, slot_for
 from ..typing import Fraction, PositiveCount
-
-# On GPUs and TPUs, the default would round what goes into a product to 10 or 8 digits.
-product = functools.partial(jnp.matmul, precision="highest")
-
-
-def adjoint(x: jax.Array) -> jax.Array:
-    """The conjugate transpose of every matrix of a stack."""
-    return jnp.conj(jnp.swapaxes(x, -1, -2))
 
 
 class Sides(NamedTuple):

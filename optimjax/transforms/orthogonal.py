@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import _dtypes, matrices, numerics
 from .._checks import Checked
+from .._linalg import adjoint, in_units, product
 from ..base import (
     EmptyState,
     GradientTransformation,
@@ -89,25 +90,11 @@ def _sum_sq(x: jax.Array, axis: Any) -> jax.Array:
     return jnp.sum(numerics.abs_sq(x), axis=axis, keepdims=True)
 
 
-def _adjoint(x: jax.Array) -> jax.Array:
-    return jnp.conj(jnp.swapaxes(x, -1, -2))
-
-
-def _about_one(x: jax.Array, axis: Any) -> tuple[jax.Array, jax.Array]:
-    """`x` in units of its largest entry, so that squares neither vanish nor overflow.
-
-    For what does not depend on the size of `x`, nor does its derivative on the unit.
-    """
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axis, keepdims=True)
-    unit = jnp.where(largest == 0, 1, largest)
-    return numerics.over(x, unit), unit
-
-
 def _product(x: jax.Array, y: jax.Array, low: str | None = None) -> jax.Array:
     """A product of matrices with sums in the dtype of `x`, whatever their factors."""
     dtype = x.dtype
     if low is None or jnp.iscomplexobj(x):
-        return jnp.matmul(x, y, precision="highest")
+        return product(x, y)
     x, y = _dtypes.cast(x, low), _dtypes.cast(y, low)
     return jnp.matmul(x, y, preferred_element_type=dtype)
 
@@ -122,7 +109,7 @@ def _preconditioned(
     if how == "spectral":
         norm = jnp.linalg.norm(x, 2, axis=matrix, keepdims=True)
         return numerics.divide(x, norm + eps), None
-    gram = _product(x, _adjoint(x), low)
+    gram = _product(x, adjoint(x), low)
     if how == "schatten":
         square = numerics.sqrt(_sum_sq(gram, matrix))
     else:
@@ -137,7 +124,7 @@ def _newton_schulz(
 ) -> jax.Array:
     x, gram = _preconditioned(x, how, eps, low)
     for a, b, c in triples:
-        gram = _product(x, _adjoint(x), low) if gram is None else gram
+        gram = _product(x, adjoint(x), low) if gram is None else gram
         polynomial = b * gram
         if c:
             polynomial = polynomial + c * _product(gram, gram, low)
@@ -171,11 +158,11 @@ def _(primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     u, s, vh, kept = _decomposed(x)
     u, vh = u * kept[..., None, :], vh * kept[..., :, None]
-    uh, v = _adjoint(u), _adjoint(vh)
+    uh, v = adjoint(u), adjoint(vh)
     inner = _product(_product(uh, dx), v)
     both = kept[..., :, None] & kept[..., None, :]
     sums = s[..., :, None] + s[..., None, :]
-    turned = (inner - _adjoint(inner)) * _inverse_where(both, sums)
+    turned = (inner - adjoint(inner)) * _inverse_where(both, sums)
     inverse = _inverse_where(kept, s)
     left = _product(u * inverse[..., None, :], _product(uh, dx))
     right = _product(_product(dx, v) * inverse[..., None, :], vh)
@@ -197,7 +184,7 @@ def _orthogonalized(
     low: str | None,
     adaptive: bool,
 ) -> jax.Array:
-    x, unit = _about_one(g, (-2, -1))
+    x, unit = in_units(g)
     tall = x.shape[-2] > x.shape[-1]
     x = jnp.swapaxes(x, -1, -2) if tall else x
     if coeffs == "svd":
@@ -402,7 +389,7 @@ def scale_by_matrix_shape(
 
 
 def _unit_lengths(u: jax.Array, *, axis: int, eps: Any) -> jax.Array:
-    u, unit = _about_one(u, axis)
+    u, unit = in_units(u, axis)
     return numerics.divide(u, numerics.sqrt(_sum_sq(u, axis)) + eps / unit)
 
 

@@ -1,6 +1,5 @@
 """Whitening by Kronecker products of triangular matrices that are learnt: PSGD."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _branches, _dtypes, numerics
+from .._linalg import adjoint, in_units, product
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, matrixwise, roles, slot_for, some_matrix
 from ..schedules import exponential_decay
@@ -18,9 +18,6 @@ from .adding import typed_key
 
 # 1 for 500 steps, and from there in 3,500 to 0.03.
 ANNEALED = exponential_decay(1.0, 1000, math.exp(-1), 500, end_value=0.03)
-
-# On GPUs and TPUs, the default would round what goes into a product to 10 or 8 digits.
-_product = functools.partial(jnp.matmul, precision="highest")
 
 
 class PsgdFactors(NamedTuple):
@@ -35,11 +32,11 @@ def _transposed(x: jax.Array) -> jax.Array:
 
 
 def _times(q: jax.Array, x: jax.Array) -> jax.Array:
-    return q[..., None] * x if q.ndim == 2 else _product(q, x)
+    return q[..., None] * x if q.ndim == 2 else product(q, x)
 
 
 def _adjoint_times(q: jax.Array, x: jax.Array) -> jax.Array:
-    return _times(q if q.ndim == 2 else jnp.conj(_transposed(q)), x)
+    return _times(q if q.ndim == 2 else adjoint(q), x)
 
 
 def _inverse_adjoint_times(q: jax.Array, x: jax.Array) -> jax.Array:
@@ -56,28 +53,16 @@ def _on_sides(f: Any, q: PsgdFactors, x: jax.Array) -> jax.Array:
     return x if isinstance(q.right, tuple) else _transposed(f(q.right, _transposed(x)))
 
 
-def _unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each matrix over its largest modulus, and that; one in place of zero.
-
-    To derivatives it is a constant, since what is divided by it is multiplied again.
-    """
-    largest = jnp.max(
-        jnp.abs(jax.lax.stop_gradient(x)), axis=(-2, -1), keepdims=True, initial=0
-    )
-    largest = jnp.where(largest == 0, 1, largest)
-    return numerics.over(x, largest), largest
-
-
 def _spectral_bound(h: jax.Array) -> jax.Array:
     """At most the largest eigenvalue of each, at least each entry of its diagonal.
 
     Two steps of the power method from the largest column, for positive matrices.
     """
     longest = jnp.argmax(jnp.sum(numerics.abs_sq(h), axis=-2), axis=-1)
-    x = _product(h, jnp.take_along_axis(h, longest[:, None, None], axis=-1))
+    x = product(h, jnp.take_along_axis(h, longest[:, None, None], axis=-1))
     length, next_length = (
         numerics.sqrt(jnp.sum(numerics.abs_sq(y), axis=(-2, -1), keepdims=True))
-        for y in (x, _product(h, x))
+        for y in (x, product(h, x))
     )
     return numerics.divide(next_length, length)
 
@@ -88,9 +73,9 @@ def _moved(q: Any, a: jax.Array, b: jax.Array, lr: Any) -> Any:
         ours, wanted = (jnp.sum(numerics.abs_sq(x), axis=-1) for x in (a, b))
         bound = jnp.max(ours + wanted, axis=-1, keepdims=True, initial=0)
         return q - lr * numerics.divide(ours - wanted, bound) * q
-    ours, wanted = (_product(x, jnp.conj(_transposed(x))) for x in (a, b))
+    ours, wanted = (product(x, adjoint(x)) for x in (a, b))
     step = numerics.divide(jnp.triu(ours - wanted), _spectral_bound(ours + wanted))
-    return q - lr * _product(step, q)
+    return q - lr * product(step, q)
 
 
 def _balanced(q: PsgdFactors) -> PsgdFactors:
@@ -111,9 +96,9 @@ def _renew(
 ) -> tuple[jax.Array, PsgdFactors]:
     given = g
     none = jnp.all(g == 0, axis=(-2, -1))
-    g, g_size = _unit(g)
-    a, a_size = _unit(_on_sides(_times, q, g))
-    b, b_size = _unit(_on_sides(_inverse_adjoint_times, q, v))
+    g, g_size = in_units(g)
+    a, a_size = in_units(_on_sides(_times, q, g))
+    b, b_size = in_units(_on_sides(_inverse_adjoint_times, q, v))
     # Only the proportion of both counts: so, no square leaves the range of the dtype.
     ratio = b_size / a_size / g_size
     a, b = a * jnp.minimum(1, 1 / ratio), b * jnp.minimum(1, ratio)
@@ -132,9 +117,9 @@ def _renew(
 def _precondition(
     u: jax.Array, q: PsgdFactors, *, max_rms: Any
 ) -> tuple[jax.Array, PsgdFactors]:
-    u, size = _unit(u)
-    x, x_size = _unit(_on_sides(_times, q, u))
-    x, y_size = _unit(_on_sides(_adjoint_times, q, x))
+    u, size = in_units(u)
+    x, x_size = in_units(_on_sides(_times, q, u))
+    x, y_size = in_units(_on_sides(_adjoint_times, q, x))
     count = max(x.shape[-1] * x.shape[-2], 1)
     squares = jnp.sum(numerics.abs_sq(x), axis=(-2, -1), keepdims=True) / count
     limit = numerics.divide(max_rms, numerics.sqrt(squares))
