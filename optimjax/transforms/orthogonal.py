@@ -199,14 +199,17 @@ def _orthogonalized(
     return x
 
 
-def _for_matrices(axes: Axes, f: Callable[[Updates], Updates]) -> GradientTransformation:
-    """The plain pair of a rule for matrices and nothing else, without state."""
+def _for_matrices(
+    rule: Callable[..., jax.Array], axes: Axes, **how: Any
+) -> GradientTransformation:
+    """The plain pair of a rule for stacks, for matrices and nothing else, without state."""
 
     def init(params: Params) -> EmptyState:
         matrices.all_matrices(axes, params)
         return EmptyState()
 
-    return GradientTransformation(init, memoryless(f).update)
+    rest = memoryless(lambda updates: matrices.matrixwise(rule, updates, axes, **how))
+    return rest._replace(init=init)
 
 
 @transformation
@@ -301,18 +304,14 @@ def orthogonalize(
         )
     one_each = not named and np.ndim(cast(Any, ns_coeffs)) == 2
     return _for_matrices(
+        _orthogonalized,
         axes,
-        lambda updates: matrices.matrixwise(
-            _orthogonalized,
-            updates,
-            axes,
-            coeffs=coeffs,
-            steps=ns_steps or (len(coeffs) if one_each else 5),
-            eps=eps,
-            preconditioning=preconditioning,
-            low=None if dtype is None else dtype.name,
-            adaptive=adaptive,
-        ),
+        coeffs=coeffs,
+        steps=ns_steps or (len(coeffs) if one_each else 5),
+        eps=eps,
+        preconditioning=preconditioning,
+        low=None if dtype is None else dtype.name,
+        adaptive=adaptive,
     )
 
 
@@ -382,10 +381,7 @@ def scale_by_matrix_shape(
             f"`scale_by_matrix_shape(rule=...)` must be one of {list(_RULES)}, or a "
             f"function, but got {rule!r}."
         )
-    return _for_matrices(
-        axes,
-        lambda updates: matrices.matrixwise(_scaled, updates, axes, by=rule, factor=factor),
-    )
+    return _for_matrices(_scaled, axes, by=rule, factor=factor)
 
 
 def _unit_lengths(u: jax.Array, *, axis: int, eps: Any) -> jax.Array:
@@ -440,12 +436,7 @@ def normalize_units(
         LMOs](https://arxiv.org/abs/2502.07529), 2025.
     """
     axis = -2 if units == "outputs" else -1
-    return _for_matrices(
-        axes,
-        lambda updates: matrices.matrixwise(
-            _unit_lengths, updates, axes, axis=axis, eps=eps
-        ),
-    )
+    return _for_matrices(_unit_lengths, axes, axis=axis, eps=eps)
 
 
 class ScaleByUnitRmsState(NamedTuple):

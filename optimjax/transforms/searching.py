@@ -187,9 +187,7 @@ def _fresh(state_type: Any, params: Params, *, stored: bool = True) -> Any:
         value=jnp.full((), jnp.inf, dtype),
         grad=slot_like(params) if stored else None,
         params=slot_like(params) if stored else None,
-        info=LinesearchInfo(
-            jnp.zeros((), jnp.int32), _dtypes.cast(jnp.full((), RUNNING), jnp.int32)
-        ),
+        info=LinesearchInfo(jnp.zeros((), jnp.int32), jnp.full((), RUNNING, jnp.int32)),
     )
 
 

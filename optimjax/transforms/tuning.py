@@ -449,25 +449,17 @@ def _step(
     return jnp.where(decays, u - shrinkage * p, u)
 
 
-class _Weights(NamedTuple):
-    """The decays and rates of one step, which D-Adaptation and Prodigy have in common."""
-
-    b1: Any
-    b2: Any
-    b3: Any
-    rate: Any  # d times the learning rate, corrected for the bias of Adam's means.
-
-
 def _weights(
     state: Any, learning_rate: Any, betas: Any, b3: Any, bias_correction: bool
-) -> _Weights:
+) -> tuple[dict[str, Any], Any]:
+    """The decays, and d times the rate, corrected for the bias of Adam's means."""
     b1, b2 = betas
     rate = state.distance * numerics.rate_at(learning_rate, state.count)
     if bias_correction:
         t = numerics.increment(state.count)
         root = numerics.sqrt(numerics.one_minus_power(b2, t))
         rate = rate * root / numerics.one_minus_power(b1, t)
-    return _Weights(b1, b2, b2**0.5 if b3 is None else b3, rate)
+    return {"b1": b1, "b2": b2, "b3": b2**0.5 if b3 is None else b3}, rate
 
 
 def _estimate(
@@ -520,8 +512,9 @@ def dadapt_adamw(
     falls. The updates are whole steps.
 
     Args:
-        learning_rate: $\eta \ge 0$, a factor of the rate that is found: 1, or a schedule
-            that has 1 for its largest value. A number, a traced scalar, or a schedule.
+        learning_rate: $\eta \ge 0$, a factor of the rate that is found: better a schedule
+            that fades, with 1 for its largest value, since at a constant 1 the steps do not
+            die out, and may diverge. A number, a traced scalar, or a schedule.
         betas: $(\beta_1, \beta_2)$, each in $[0, 1)$.
         eps: $\epsilon \ge 0$. May be traced, as may be the next two.
         estim_lr0: $d_1 > 0$, a guess that is too small.
@@ -571,15 +564,14 @@ def dadapt_adamw(
         updates: Updates, state: DadaptAdamwState, params: Params, **extra: Any
     ) -> tuple[Updates, DadaptAdamwState]:
         del extra
-        b1, b2, b3, rate = _weights(state, learning_rate, betas, None, bias_correction)
-        decays = {"b1": b1, "b2": b2, "b3": b3}
+        decays, rate = _weights(state, learning_rate, betas, None, bias_correction)
         of = {"of_m": rate, "of_v": 1.0, "of_s": rate}
         slots = state.mu, state.nu, state.sum_of_gradients
         _, mu, nu, s = leafwise(_moments, updates, *slots, **decays, **of)
         below = nu if variant == "paper" else state.nu
         way = leafwise(_over_root, updates, reads=(state.sum_of_gradients, below), eps=eps)
         numerator, distance = _estimate(
-            state, updates, way, s, weight=rate, b3=b3, coef=1.0
+            state, updates, way, s, weight=rate, b3=decays["b3"], coef=1.0
         )
         out = leafwise(
             _step,
@@ -682,8 +674,7 @@ def prodigy(
         updates: Updates, state: ProdigyState, params: Params, **extra: Any
     ) -> tuple[Updates, ProdigyState]:
         del extra
-        b1, b2, b3, rate = _weights(state, learning_rate, betas, beta3, bias_correction)
-        decays = {"b1": b1, "b2": b2, "b3": b3}
+        decays, rate = _weights(state, learning_rate, betas, beta3, bias_correction)
         # In units of the first distance, whose square may be too small for float32.
         unit = state.distance / estim_lr0
         of_s = unit * (state.distance if safeguard_warmup else rate)
@@ -692,7 +683,13 @@ def prodigy(
         _, mu, nu, s = leafwise(_moments, updates, *slots, **decays, **of)
         way = leafwise(_back, updates, reads=(state.start, params))
         numerator, distance = _estimate(
-            state, updates, way, s, weight=unit * rate, b3=b3, coef=estim_lr_coef
+            state,
+            updates,
+            way,
+            s,
+            weight=unit * rate,
+            b3=decays["b3"],
+            coef=estim_lr_coef,
         )
         newest = state.distance if variant == "paper" else distance
         out = leafwise(
