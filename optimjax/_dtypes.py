@@ -137,6 +137,11 @@ def widen(updates: Any, params: Any) -> tuple[Any, Any]:
     return treedef.unflatten(wide), dtypes
 
 
+def wide(x: Any) -> jax.Array:
+    """`x` in the dtype in which to compute with it: float32 at least."""
+    return cast(x, with_real(dtype_of(x), real_dtype(x)))
+
+
 def narrow(updates: Any, dtypes: list[Any]) -> Any:
     """Rounds `updates` to the `dtypes` that `widen` promised."""
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)

@@ -63,7 +63,7 @@ def hutchinson_diagonal(
     _, products = jax.jvp(jax.grad(_as_number(fun)), (params,), (signs,))
 
     def along(v: jax.Array, product: jax.Array) -> jax.Array:
-        v, product = _wide(v), _wide(product)
+        v, product = _dtypes.wide(v), _dtypes.wide(product)
         # JAX's gradient is conjugate to the direction in which the loss grows.
         return jnp.real(v * product) / numerics.abs_sq(v)
 
@@ -128,7 +128,7 @@ def gauss_newton_bartlett_diagonal(
                 ValueError,
                 "needs logits with an axis of classes, but `logits_fn` returned a number.",
             )
-        logits = _wide(logits)
+        logits = _dtypes.wide(logits)
         labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
         chosen = jnp.take_along_axis(
             jax.nn.log_softmax(logits), jnp.expand_dims(labels, -1), axis=-1
@@ -138,7 +138,7 @@ def gauss_newton_bartlett_diagonal(
     grads, count = jax.grad(loss, has_aux=True)(params)
 
     def squared(g: jax.Array) -> jax.Array:
-        square = numerics.weighted_square(_wide(g), count)
+        square = numerics.weighted_square(_dtypes.wide(g), count)
         return square / 2 if jnp.iscomplexobj(g) else square
 
     return jax.tree.map(squared, grads)
@@ -169,7 +169,3 @@ def _signs(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         real = jnp.finfo(dtype).dtype
         return jax.lax.complex(*(_signs(k, shape, real) for k in jax.random.split(key)))
     return jax.random.rademacher(key, shape, dtype)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return _dtypes.cast(x, _dtypes.with_real(_dtypes.dtype_of(x), _dtypes.real_dtype(x)))

@@ -123,7 +123,7 @@ def unitwise_norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> ja
     """
     if axis is None and sum(n != 1 for n in x.shape) > 1:
         axis = 0 if x.ndim < 4 else tuple(range(x.ndim - 1))
-    x = _dtypes.cast(x, _dtypes.with_real(x.dtype, _dtypes.real_dtype(x)))
+    x = _dtypes.wide(x)
     return sqrt(jnp.sum(abs_sq(x), axis=axis, keepdims=True))
 
 

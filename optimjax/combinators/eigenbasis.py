@@ -120,13 +120,7 @@ def _of_leaves(slot: Any) -> dict[Path, Any]:
 
 def _wide(params: Params) -> Params:
     """The params in at least float32: turned, they need all digits."""
-
-    def wide(p: Any) -> Any:
-        if not hasattr(p, "dtype"):
-            return p
-        return _dtypes.cast(p, _dtypes.with_real(p.dtype, _dtypes.real_dtype(p)))
-
-    return jax.tree.map(wide, params)
+    return jax.tree.map(lambda p: _dtypes.wide(p) if hasattr(p, "dtype") else p, params)
 
 
 @transformation(state=InEigenbasisState)
