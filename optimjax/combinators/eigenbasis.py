@@ -14,8 +14,12 @@ from ..base import GradientTransformation, OptState, Params, Updates, transforma
 from ..matrices import Axes, matrixwise, slot_for, some_matrix
 from ..selection import Path, by_path
 from ..transforms.kronecker import Sides, gathered
+from ..transforms.quasi_newton import ScaleByLbfgsState
+from ..transforms.searching import SEARCHES
 from ..typing import Decay, PositiveCount
 from .branching import no_step, when
+
+_NOT_TURNED = (ScaleByLbfgsState, *SEARCHES)
 
 
 class InEigenbasisState(NamedTuple):
@@ -161,7 +165,8 @@ def in_eigenbasis(
     - **Params.** `inner` sees them turned like the gradients, so that weight decay, and
       what looks at lengths, is the same inside and outside; L1 penalties and clipping by
       number are not. So is the extra argument `grad`; other extra arguments are not turned.
-      What keeps an average of the parameters is refused: put it around.
+      What keeps an average of the parameters is refused: put it around. So are line
+      searches, which belong behind it, and L-BFGS, which is the same in all axes.
     - **Other leaves**, which are no matrices, have `inner` as it is, at the same steps.
 
     A step costs six products, $6 mn(m + n)$ flops (two more for each of D, if it is not G,
@@ -192,7 +197,8 @@ def in_eigenbasis(
         TypeError: If `inner` is no transformation; by `init`, if `axes` is none of what it
             may be.
         ValueError: If an argument lies outside of its range; by `init`, if there is no
-            matrix, if a role does not fit its parameter, or if `inner` keeps an average.
+            matrix, if a role does not fit its parameter, or if `inner` keeps an average, or
+            holds a line search or L-BFGS.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -222,6 +228,13 @@ def in_eigenbasis(
                 ValueError,
                 "cannot have an average of the parameters inside, where they are turned: "
                 "put it around, as in `schedule_free(in_eigenbasis(...), ...)`.",
+            )
+        if any(states.states_in(inner_state, kind) for kind in _NOT_TURNED):
+            raise Refusal(
+                ValueError,
+                "cannot have L-BFGS inside, whose pairs are of one basis, nor a line "
+                "search, whose function takes params that are not turned: a search stands "
+                "behind, as in `chain(in_eigenbasis(...), scale_by_zoom_linesearch())`.",
             )
 
         def sides(shape: tuple[int, int, int], of_length: Callable[[int], Any]) -> Sides:

@@ -202,6 +202,9 @@ def test_the_extra_argument_grad_is_turned_like_the_gradient():
 def test_what_makes_no_sense_inside_is_refused():
     with pytest.raises(ValueError, match="`in_eigenbasis` cannot have an average"):
         ox.in_eigenbasis(ox.schedule_free(ox.sgd(0.1), 0.1)).init(jnp.ones((2, 3)))
+    for inner in (ox.lbfgs(), ox.lbfgs(linesearch=None), ox.scale_by_zoom_linesearch()):
+        with pytest.raises(ValueError, match="`in_eigenbasis` cannot have L-BFGS inside"):
+            ox.in_eigenbasis(inner).init(jnp.ones((2, 3)))
     with pytest.raises(ValueError, match=r"`in_eigenbasis` has no matrix .*: b"):
         ox.in_eigenbasis(ADAM).init({"b": jnp.ones(3)})
 
