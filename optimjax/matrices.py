@@ -22,7 +22,9 @@ which is its *role*, a text with one letter for each axis:
 
 An argument `axes` says it for all parameters:
 
-- `None`: what has exactly two axes is a matrix, `io`. All else is none.
+- `None`: what has exactly two axes is a matrix, `io`. All else is none. So the biases of
+  stacked layers, (layers, outputs), pass for one matrix, and their kernels for none: say
+  `{"**/bias": None, "**/kernel": "bio"}`.
 - one role, such as `"oi"`: that of everything with as many axes.
 - a dict from patterns of paths to roles or None, for no matrix: `{"**/embedding": None,
   "**/qkv/kernel": "i(3o)"}`. The first pattern that matches counts, and what none matches

@@ -54,7 +54,8 @@ def scale_by_curvature(
             params, and all extra arguments; what it reads of these, `update` needs at every
             call. `None`: they are handed in, at the steps that have one,
             `update(..., hessian_diagonal=h)`, as a tree like the updates or a prefix of one
-            (a number for a leaf, or for all).
+            (a number for a leaf, or for all). Until the first, and for good if there never
+            is one, $h = 0$ and updates are divided by $\epsilon$, without a warning.
 
     Returns:
         A `GradientTransformation` with a `ScaleByCurvatureState`.
