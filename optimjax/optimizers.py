@@ -22,6 +22,7 @@ from .matrices import Axes
 from .schedules import warmup_schedule
 from .transforms.adaptive import scale_by_polyak
 from .transforms.adding import (
+    Key,
     add_decayed_weights,
     add_langevin_noise,
     add_noise,
@@ -1789,7 +1790,7 @@ def noisy_sgd(
     learning_rate: NonNegativeOrSchedule,
     eta: NonNegative = 0.01,
     gamma: NonNegative = 0.55,
-    key: jax.Array | int = 0,
+    key: Key = 0,
 ) -> GradientTransformation:
     r"""Gradient descent with noise that fades.
 
@@ -1823,7 +1824,7 @@ def sgld(
     learning_rate: NonNegativeOrSchedule,
     temperature: NonNegative = 1.0,
     *,
-    key: jax.Array | int,
+    key: Key,
 ) -> GradientTransformation:
     r"""Stochastic gradient Langevin dynamics: descent with noise that makes it a sampler.
 
@@ -2506,7 +2507,7 @@ def psgd_kron(
     momentum_into_precond_update: bool = True,
     max_rms: Threshold = 1.1,
     axes: Axes = None,
-    key: jax.Array | int = 0,
+    key: Key = 0,
 ) -> GradientTransformation:
     r"""Momentum that is whitened from both sides of each matrix: PSGD-Kron.
 

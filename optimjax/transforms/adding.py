@@ -1,13 +1,14 @@
 """Adding to updates: penalties on the parameters, and noise."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import numerics
+from .._checks import Checked
 from ..base import (
     GradientTransformation,
     OptState,
@@ -202,6 +203,34 @@ def add_cautious_weight_decay(
     return counting(AddCautiousWeightDecayState, penalise)
 
 
+def _is_seed(key: Any) -> bool:
+    if isinstance(key, jax.Array):  # Traced, as `optax.inject_hyperparams` does.
+        return key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
+    return isinstance(key, int | np.integer) and not isinstance(key, bool)
+
+
+def typed_key(key: Any, where: str = "`key`") -> jax.Array:
+    """The random key that an argument stands for."""
+    if _is_seed(key):
+        return jax.random.key(key)
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape == ():
+            return key
+    elif isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:
+        return jax.random.wrap_key_data(key)  # A key of the old `jax.random.PRNGKey`.
+    raise TypeError(
+        f"{where} must be one key of `jax.random.key`, or an integer seed, but got {key!r}."
+    )
+
+
+def _checked_key(key: Any, where: str) -> Any:
+    # A seed is made a key when it is needed, not where a module makes an optimizer.
+    return key if _is_seed(key) else typed_key(key, where)
+
+
+Key: TypeAlias = Annotated[jax.Array | int, Checked(_checked_key)]
+
+
 class AddNoiseState(NamedTuple):
     """State of `add_noise`."""
 
@@ -214,9 +243,7 @@ def _noisy(u: jax.Array, noise: jax.Array, *, deviation: Any) -> jax.Array:
 
 
 @transformation(state=AddNoiseState)
-def add_noise(
-    eta: NonNegative, gamma: NonNegative, key: jax.Array | int
-) -> GradientTransformation:
+def add_noise(eta: NonNegative, gamma: NonNegative, key: Key) -> GradientTransformation:
     r"""Adds Gaussian noise that fades: $u_t = g_t + \mathcal N(0, \eta / t^\gamma)$.
 
     Here $t = 1, 2, \dots$ For float32 updates the numbers are those that Optax draws from
@@ -250,7 +277,6 @@ def add_noise(
         AddNoiseState,
         key,
         lambda t: eta / jnp.power(numerics.as_scalar(t), gamma),
-        "add_noise",
     )
 
 
@@ -266,7 +292,7 @@ def add_langevin_noise(
     learning_rate: NonNegativeOrSchedule,
     temperature: NonNegative = 1.0,
     *,
-    key: jax.Array | int,
+    key: Key,
 ) -> GradientTransformation:
     r"""Adds the noise of Langevin dynamics to steps: $u_t + \mathcal N(0, 2 \eta_t T)$.
 
@@ -301,14 +327,14 @@ def add_langevin_noise(
     def variance(t: jax.Array) -> Any:
         return 2 * temperature * numerics.at_step(learning_rate, t - 1)
 
-    return _noise(AddLangevinNoiseState, key, variance, "add_langevin_noise")
+    return _noise(AddLangevinNoiseState, key, variance)
 
 
 def _noise(
-    state_type: Any, key: Any, variance: Callable[[Any], Any], name: str
+    state_type: Any, key: Any, variance: Callable[[Any], Any]
 ) -> GradientTransformation:
     """Adds Gaussian noise of the `variance(t)` of step t = 1, 2, ..."""
-    key = typed_key(key, name)
+    key = typed_key(key)
     kind = jax.random.key_impl(key)
 
     def init(params: Params) -> OptState:
@@ -337,28 +363,3 @@ def _noise(
         return updates, state_type(count, jax.random.key_data(next_key))
 
     return GradientTransformation(init, update)
-
-
-def _is_integer_scalar(key: Any) -> bool:
-    """Whether it is a seed that was traced, as `optax.inject_hyperparams` does."""
-    return (
-        isinstance(key, jax.Array)
-        and key.shape == ()
-        and jnp.issubdtype(key.dtype, jnp.integer)
-    )
-
-
-def typed_key(key: Any, name: str, argument: str = "key") -> jax.Array:
-    """The random key that an argument of the factory `name` stands for."""
-    seed = isinstance(key, int | np.integer) and not isinstance(key, bool)
-    if seed or _is_integer_scalar(key):
-        return jax.random.key(key)
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape == ():
-            return key
-    elif isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:
-        return jax.random.wrap_key_data(key)  # A key of the old `jax.random.PRNGKey`.
-    raise TypeError(
-        f"`{name}({argument}=...)` must be one key of `jax.random.key`, or an integer "
-        f"seed, but got {key!r}."
-    )

@@ -15,7 +15,7 @@ from .. import _dtypes
 from .._checks import Refusal
 from ..base import GradientTransformation, Params, Updates, transformation
 from ..curvature import gauss_newton_bartlett_diagonal, hutchinson_diagonal
-from .adding import typed_key
+from .adding import Key, typed_key
 
 
 class HutchinsonState(NamedTuple):
@@ -26,7 +26,7 @@ class HutchinsonState(NamedTuple):
 
 @transformation(state=HutchinsonState)
 def hutchinson_estimator_diag_hessian(
-    random_seed: jax.Array | int = 0,
+    random_seed: Key = 0,
 ) -> GradientTransformation:
     r"""Gives the diagonal of the Hessian, estimated by `hutchinson_diagonal`.
 
@@ -64,7 +64,6 @@ def hutchinson_estimator_diag_hessian(
         hutchinson_diagonal,
         random_seed,
         HutchinsonState,
-        "hutchinson_estimator_diag_hessian",
     )
 
     def update(
@@ -91,7 +90,7 @@ class GaussNewtonBartlettState(NamedTuple):
 
 @transformation(state=GaussNewtonBartlettState)
 def gauss_newton_bartlett_estimator(
-    random_seed: jax.Array | int = 0,
+    random_seed: Key = 0,
 ) -> GradientTransformation:
     r"""Gives the diagonal of the Gauss-Newton matrix of a cross-entropy, estimated.
 
@@ -128,7 +127,6 @@ def gauss_newton_bartlett_estimator(
         gauss_newton_bartlett_diagonal,
         random_seed,
         GaussNewtonBartlettState,
-        "gauss_newton_bartlett_estimator",
     )
 
     def update(
@@ -156,20 +154,20 @@ def _needed(argument: str, function: Any) -> Callable[[Params], Any]:
 
 
 def _drawing(
-    estimate: Callable[..., Any], seed: Any, state_type: Any, name: str
+    estimate: Callable[..., Any], seed: Any, state_type: Any
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`init`, and `drawn(updates, state, params, function)`, of an estimator with a key."""
-    if isinstance(seed, int) and not isinstance(seed, bool):
+    if isinstance(seed, int):
         # Not made a key before it is needed: a default of a factory is made on import,
         # where JAX is not to be started yet.
         kind = None
     else:
-        seed = typed_key(seed, name, "random_seed")
+        seed = typed_key(seed)
         kind = jax.random.key_impl(seed)
 
     def init(params: Params) -> Any:
         del params
-        key = typed_key(seed, name, "random_seed")
+        key = typed_key(seed)
         # A copy: a state shares no buffer with anything, so that it can be donated.
         return state_type(jnp.array(jax.random.key_data(key), copy=True))
 

@@ -14,7 +14,7 @@ from ..matrices import Axes, matrixwise, roles, slot_for, some_matrix
 from ..schedules import exponential_decay
 from ..tree import leafwise, random_like
 from ..typing import Count, Decay, FractionOrSchedule, Positive, Threshold
-from .adding import typed_key
+from .adding import Key, typed_key
 
 # 1 for 500 steps, and from there in 3,500 to 0.03.
 ANNEALED = exponential_decay(1.0, 1000, math.exp(-1), 500, end_value=0.03)
@@ -179,7 +179,7 @@ def scale_by_psgd_kron(
     momentum_into_precond_update: bool = True,
     max_rms: Threshold = 1.1,
     axes: Axes = None,
-    key: jax.Array | int = 0,
+    key: Key = 0,
 ) -> GradientTransformation:
     r"""Multiplies matrices from both sides by what makes them white noise: PSGD-Kron.
 
@@ -264,7 +264,7 @@ def scale_by_psgd_kron(
         The limit, the probabilities and the defaults are those of
         [`kron`](https://github.com/evanatyourservice/kron_torch), as it is used most.
     """
-    key = typed_key(key, "scale_by_psgd_kron")
+    key = typed_key(key)
     kind = jax.random.key_impl(key)
 
     def init(params: Params) -> ScaleByPsgdKronState:

@@ -202,5 +202,7 @@ def test_what_makes_no_sense_is_refused():
         TypeError, match=r"^`scale_by_psgd_kron\(key=...\)` must be one key"
     ):
         ox.scale_by_psgd_kron(key="0")
+    with pytest.raises(TypeError, match=r"^`psgd_kron\(key=...\)` must be one key"):
+        ox.psgd_kron(0.1, key="0")
     with pytest.raises(ValueError, match=r"precond_lr=...\)` must lie in \[0, 1\)"):
         ox.psgd_kron(0.1, precond_lr=1.0)
