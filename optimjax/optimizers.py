@@ -16,7 +16,11 @@ from .combinators.eigenbasis import in_eigenbasis
 from .combinators.grafting import graft
 from .combinators.low_rank import in_low_rank
 from .combinators.momo import momo
-from .combinators.preconditioning import scale_by_curvature, scale_by_curvature_rms
+from .combinators.preconditioning import (
+    SpatialAxes,
+    scale_by_curvature,
+    scale_by_curvature_rms,
+)
 from .combinators.routing import on_matrices
 from .matrices import Axes
 from .schedules import warmup_schedule
@@ -2040,7 +2044,7 @@ def adahessian(
     mu_dtype: StorageDtype | None = None,
     *,
     hessian_power: Fraction = 1.0,
-    spatial_axes: tuple[int, ...] = (0, 1),
+    spatial_axes: SpatialAxes = (0, 1),
 ) -> GradientTransformation:
     r"""Adam that divides by the diagonal of the Hessian in place of the gradient.
 

@@ -1,12 +1,13 @@
 """Dividing by curvature that is estimated now and then: Sophia and AdaHessian."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from .. import base, numerics
+from .._checks import Checked
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..transforms.hessian import HUTCHINSON
 from ..tree import broadcast_prefix, leafwise, slot_like
@@ -104,6 +105,17 @@ def _over_mean(u: jax.Array, mean: jax.Array, *, gamma: Any, eps: Any) -> jax.Ar
     return numerics.over(u, jnp.maximum(gamma * mean, eps))
 
 
+def _checked_axes(axes: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(axes, tuple | list) or not set(axes) <= {0, 1, 2, 3}:
+        raise ValueError(
+            f"{where} must be some of the axes 0 to 3, such as (0, 1), but got {axes!r}."
+        )
+    return tuple(axes)
+
+
+SpatialAxes: TypeAlias = Annotated[tuple[int, ...], Checked(_checked_axes)]
+
+
 class ScaleByCurvatureRmsState(NamedTuple):
     """State of `scale_by_curvature_rms`."""
 
@@ -121,7 +133,7 @@ def scale_by_curvature_rms(
     hessian_diagonal_fn: GradientTransformation | None = HUTCHINSON,
     *,
     hessian_power: Fraction = 1.0,
-    spatial_axes: tuple[int, ...] = (0, 1),
+    spatial_axes: SpatialAxes = (0, 1),
 ) -> GradientTransformation:
     r"""Divides by the root mean square of the curvature: the second half of AdaHessian.
 
@@ -167,11 +179,6 @@ def scale_by_curvature_rms(
         Z. Yao et al., [AdaHessian: an adaptive second order optimizer for machine
         learning](https://arxiv.org/abs/2006.00719), 2021.
     """
-    if not isinstance(spatial_axes, tuple | list) or not set(spatial_axes) <= {0, 1, 2, 3}:
-        raise ValueError(
-            "`scale_by_curvature_rms(spatial_axes=...)` must be some of the axes 0 to 3, "
-            f"such as (0, 1), but got {spatial_axes!r}."
-        )
 
     def divide(estimates: jax.Array) -> tuple[Callable[..., Any], dict[str, Any]]:
         known = estimates > 0
@@ -191,7 +198,7 @@ def scale_by_curvature_rms(
         _squares_averaged,
         divide,
         decay=decay,
-        axes=tuple(spatial_axes),
+        axes=spatial_axes,
     )
 
 

@@ -164,6 +164,8 @@ def test_the_window_of_a_convolution_has_one_curvature():
         np.testing.assert_allclose(got, want, rtol=1e-5)
     with pytest.raises(ValueError, match=r"spatial_axes=...\)` must be some of the axes"):
         ox.adahessian(0.1, spatial_axes=(4,))
+    with pytest.raises(ValueError, match=r"^`adahessian\(spatial_axes=...\)` must be"):
+        ox.adahessian(0.1, spatial_axes=0)  # type: ignore
 
 
 def test_without_any_power_of_the_curvature_it_is_descent():
