@@ -383,7 +383,7 @@ def keras_schedule_free_adamw(
 ):
     rate = learning_rate
     if warmup_steps:  # Its first step has a rate already.
-        rate = lambda t: learning_rate * jnp.minimum((t + 1) / warmup_steps, 1)  # noqa: E731
+        rate = lambda t: learning_rate * jnp.minimum((t + 1) / warmup_steps, 1)
     step = ox.chain(
         ox.scale_by_rms(beta_2, epsilon, bias_correction=True),
         ox.scale_by_learning_rate(rate),
@@ -733,7 +733,7 @@ def torch_cyclic_lr(
         "exp_range": ox.exponential_decay(1.0, 1, gamma),
     }[mode]
     if scale_fn is not None and scale_mode == "cycle":
-        amplitude = lambda t: scale_fn(1 + t // cycle)  # noqa: E731
+        amplitude = lambda t: scale_fn(1 + t // cycle)
     elif scale_fn is not None:
         amplitude = scale_fn
     return ox.cyclic_schedule(

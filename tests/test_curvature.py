@@ -39,7 +39,7 @@ def test_hutchinson_is_exact_where_the_hessian_is_diagonal():
 
 def test_hutchinson_is_right_in_the_mean_and_varies_as_it_should():
     a = form(5)
-    loss = lambda p: 0.5 * p @ jnp.float32(a) @ p  # noqa: E731
+    loss = lambda p: 0.5 * p @ jnp.float32(a) @ p
     estimate = functools.partial(ox.hutchinson_diagonal, loss, jnp.ones(5))
     mean, error = many(estimate)
     # Each is a_ii and the rest of its row with random signs.

@@ -30,7 +30,7 @@ def test_what_has_two_axes_is_a_matrix_unless_it_is_said_otherwise():
         "layers/1/conv": "oii",
     }
     assert found({"**/qkv": "oi", "**": None}) == none | {"layers/0/qkv": "oi"}
-    by_name = lambda path, leaf: "iio" if path.endswith("conv") else None  # noqa: E731
+    by_name = lambda path, leaf: "iio" if path.endswith("conv") else None
     assert found(by_name) == none | {"layers/1/conv": "iio"}
     empty = {"rows": jnp.ones((0, 3)), "gone": None, "function": jnp.sin}
     assert found(None, empty) == dict.fromkeys(empty)

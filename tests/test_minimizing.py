@@ -112,7 +112,7 @@ def test_it_stops_after_the_most_steps():
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_it_stops_before_what_is_not_finite(bad):
-    falls = lambda x: jnp.where(x < 1.0, -x, bad)  # noqa: E731
+    falls = lambda x: jnp.where(x < 1.0, -x, bad)
     result = stopped(falls, 0.0, ox.sgd(0.4))
     assert (result.reason, result.steps) == (StopReason.NOT_FINITE, 3)
     np.testing.assert_allclose([result.params, result.value], [0.8, -0.8], rtol=1e-6)
@@ -122,7 +122,7 @@ def test_it_stops_before_what_is_not_finite(bad):
 
 def test_it_stops_where_two_searches_in_a_row_fail():
     # Lower only at the corner itself, which no step hits.
-    corner = lambda x: jnp.where(x == 0.0, 0.0, 1.0) + 0.1 * x  # noqa: E731
+    corner = lambda x: jnp.where(x == 0.0, 0.0, 1.0) + 0.1 * x
     result = stopped(corner, 0.0)
     assert (result.reason, result.steps) == (StopReason.LINESEARCH_FAILED, 2)
     assert result.params == 0.0

@@ -128,7 +128,7 @@ def measure(optimizers, layouts, rounds):
 
 
 def report(records):
-    head = lambda r: [r["layout"], r["optimizer"]]  # noqa: E731  (one line, three uses)
+    head = lambda r: [r["layout"], r["optimizer"]]
     table(
         "Step: update and apply, one donated program",
         ["leaves", "optimizer", "ours ms", "Optax ms", "ratio", "again"],

@@ -243,7 +243,7 @@ def test_the_norm_is_of_all_leaves():
 
 
 def test_the_loss_is_read_and_asked_for_whatever_is_inside():
-    is_spike = lambda size, recent: size > 4.0  # noqa: E731  (two uses)
+    is_spike = lambda size, recent: size > 4.0
     for tx in (
         ox.skip_spikes(ox.scale(1.0), is_spike, of="value", warmup=1),
         ox.skip_spikes(ox.polyak_sgd(1.0), is_spike, of="value", warmup=1),

@@ -33,7 +33,7 @@ def test_projected_gradient_descent_finds_the_least_loss_in_the_set():
 def test_the_step_is_what_the_projection_makes_of_where_it_would_lead():
     params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
     grads = {"w": jnp.array([3.0, 1.0]), "b": jnp.array(-4.0)}
-    box = lambda t: projections.projection_box(t, -1.5, 1.25)  # noqa: E731
+    box = lambda t: projections.projection_box(t, -1.5, 1.25)
     got = step(ox.project(box), params, grads)
     np.testing.assert_allclose(got["w"], [1.25, -1.0], rtol=1e-6)
     np.testing.assert_allclose(got["b"], -1.5, rtol=1e-6)

@@ -65,7 +65,7 @@ def test_the_wolfe_conditions_hold_at_every_step(seed, rtol):
 @pytest.mark.parametrize("start", [0.05, 3.0])
 def test_backtracking_takes_the_first_step_that_is_low_enough(start):
     search = ox.scale_by_backtracking_linesearch(50, 0.1, 0.7, rtol=0.0)
-    loss = lambda p: p**4  # noqa: E731
+    loss = lambda p: p**4
     u, state = searched(search, loss, jnp.float32(start))
     g, step, count = 4 * start**3, 1.0, 1
     while (start - step * g) ** 4 > start**4 - 0.1 * step * g**2:
@@ -78,7 +78,7 @@ def test_backtracking_takes_the_first_step_that_is_low_enough(start):
 
 def test_the_next_guess_is_a_little_longer_but_bounded():
     search = ox.scale_by_backtracking_linesearch(50, decrease_factor=0.5, increase_factor=3)
-    curved = lambda p: 10 * p**2  # noqa: E731
+    curved = lambda p: 10 * p**2
     _, state = searched(search, curved, jnp.float32(1.0))
     assert state.learning_rate == 2.0**-4  # The first below 1 / 10.
     _, state = searched(search, lambda p: -p, jnp.float32(1.0), state)
@@ -261,7 +261,7 @@ def search(request):
 
 @pytest.mark.parametrize("beyond", [jnp.nan, jnp.inf, -jnp.inf])
 def test_no_step_ends_behind_a_wall(search, beyond):
-    loss = lambda p: jnp.where(p < 0.3, -p, beyond)  # noqa: E731
+    loss = lambda p: jnp.where(p < 0.3, -p, beyond)
     u, state = searched(search, loss, jnp.float32(0.0))
     assert 0 < u < 0.3
     assert jnp.isfinite(state.value)
@@ -269,7 +269,7 @@ def test_no_step_ends_behind_a_wall(search, beyond):
 
 
 def test_at_a_wall_there_is_no_step(search):
-    loss = lambda p: jnp.where(p <= 0.0, -p, jnp.nan)  # noqa: E731
+    loss = lambda p: jnp.where(p <= 0.0, -p, jnp.nan)
     u, state = searched(search, loss, jnp.float32(0.0))
     assert (u, state.learning_rate, state.value) == (0.0, 0.0, 0.0)
     assert outcome(state) == Outcome.NO_DECREASE
@@ -280,7 +280,7 @@ def test_at_a_wall_there_is_no_step(search):
 
 
 def test_uphill_and_flat_are_refused_without_an_evaluation(search):
-    loss = lambda p: jnp.sum(p**2)  # noqa: E731
+    loss = lambda p: jnp.sum(p**2)
     for p, direction in ((jnp.ones(2), jnp.ones(2)), (jnp.zeros(2), jnp.zeros(2))):
         u, state = searched(search, loss, p, direction=direction)
         np.testing.assert_array_equal(u, 0.0)
@@ -312,14 +312,14 @@ def test_a_linear_function_is_followed_to_the_limit():
 @pytest.mark.parametrize("offset", [0.0, 1.0, -1e4])
 def test_at_the_floor_of_precision_slopes_decide(offset):
     # The whole decrease, 1e-9, is lost beside the offset; the slope is not.
-    loss = lambda p: jnp.float32(offset) + p**2  # noqa: E731
+    loss = lambda p: jnp.float32(offset) + p**2
     u, state = searched(ox.scale_by_zoom_linesearch(), loss, jnp.float32(3e-5))
     assert outcome(state) == Outcome.SATISFIED
     np.testing.assert_allclose(u, -3e-5, rtol=1e-3)
 
 
 def test_without_tolerance_no_value_rises():
-    loss = lambda p: jnp.where(p == 1.0, 1.0, jnp.float32(1 + 2e-7)) + 0 * p  # noqa: E731
+    loss = lambda p: jnp.where(p == 1.0, 1.0, jnp.float32(1 + 2e-7)) + 0 * p
     slope = {"value": 1.0, "grad": jnp.float32(1.0), "value_fn": loss}
     for rtol, expected in ((0.0, Outcome.NO_DECREASE), (None, Outcome.SATISFIED)):
         search = ox.scale_by_zoom_linesearch(5, approx_dec_rtol=rtol)
@@ -329,7 +329,7 @@ def test_without_tolerance_no_value_rises():
 
 
 def test_the_first_guess_is_one_or_the_last():
-    loss = lambda p: jnp.sum(p**2) / 200  # noqa: E731
+    loss = lambda p: jnp.sum(p**2) / 200
     for strategy, evaluations in (("one", 6), ("keep", 1)):
         search = ox.scale_by_zoom_linesearch(curv_rtol=0.5, initial_guess_strategy=strategy)
         _, state = searched(search, loss, jnp.ones(2))
@@ -413,7 +413,7 @@ def test_numbers_and_losses_of_another_precision_change_no_dtype(make, numbers, 
     search = make(**{name: jnp.asarray(0.25, low) for name in numbers})
     for dtype in (low, jnp.float32):
         p = jnp.array([1.0, 2.0], dtype)
-        value_fn = lambda p: jnp.sum(p**2).astype(low)  # noqa: E731
+        value_fn = lambda p: jnp.sum(p**2).astype(low)
         state = search.init(p)
         u, new = jax.jit(functools.partial(search.update, value_fn=value_fn))(
             -p, state, p, value=jnp.asarray(5.0, low), grad=2 * p
@@ -477,7 +477,7 @@ def test_a_derivative_takes_the_step_for_a_constant(search):
 
 
 def test_complex_params_move_as_pairs_of_real_ones():
-    loss = lambda z: jnp.sum(jnp.abs(z - (1 + 2j)) ** 4)  # noqa: E731
+    loss = lambda z: jnp.sum(jnp.abs(z - (1 + 2j)) ** 4)
     z = jnp.array([0.5 + 0.5j, 2.0 - 1j], jnp.complex64)
     x = jnp.stack([z.real, z.imag])
     search = ox.scale_by_zoom_linesearch()
@@ -604,7 +604,7 @@ def test_a_search_of_a_part_sees_the_whole_function():
 
 def test_each_of_a_batch_is_searched_by_itself(search):
     p = jnp.array([0.01, 1.0, 30.0])
-    loss = lambda p: p**4  # noqa: E731
+    loss = lambda p: p**4
     together = jax.vmap(lambda p: searched(search, loss, p))(p)
     for i in range(3):
         alone = searched(search, loss, p[i])
