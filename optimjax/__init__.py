@@ -26,12 +26,15 @@ Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
 mechanize; graft, in_eigenbasis, in_low_rank; sam; master_weights, kahan_summation;
+pack_small_leaves;
 inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
 and of single examples: microbatched, per_example_global_norm_clip,
 per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
+
+Update and apply as one program: compiled_step. The whole of a minimization: minimize.
 
 For choosing: sweep, with log_uniform and uniform.
 
@@ -114,6 +117,10 @@ from .combinators.pacing import (
     conditionally_mask as conditionally_mask,
     conditionally_transform as conditionally_transform,
 )
+from .combinators.packing import (
+    PackSmallLeavesState as PackSmallLeavesState,
+    pack_small_leaves as pack_small_leaves,
+)
 from .combinators.perturbing import SamState as SamState, sam as sam
 from .combinators.precision import (
     KahanSummationState as KahanSummationState,
@@ -138,6 +145,10 @@ from .combinators.routing import (
 from .combinators.sparse import sparsely as sparsely
 
 # Functions that make gradients, and those that estimate curvature.
+from .compiling import (
+    CompiledStep as CompiledStep,
+    compiled_step as compiled_step,
+)
 from .curvature import (
     gauss_newton_bartlett_diagonal as gauss_newton_bartlett_diagonal,
     hutchinson_diagonal as hutchinson_diagonal,

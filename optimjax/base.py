@@ -25,6 +25,8 @@ OptState: TypeAlias = Any  # A pytree; each transformation documents its own.
 # A tree of booleans, a prefix of one, or a function from the params to either.
 Mask: TypeAlias = Any
 P = ParamSpec("P")
+# Always or never, or whether it is so with these arguments of the factory.
+Packable: TypeAlias = bool | Callable[[dict[str, Any]], bool]
 
 
 class GradientTransformation(NamedTuple):
@@ -98,6 +100,7 @@ class _Update:
         stateless: bool,
         composed: bool,
         reads_grad: bool,
+        by_leaf: tuple[str, ...],
     ):
         self.advance = advance
         self.name = name
@@ -106,6 +109,8 @@ class _Update:
         self.stateless = stateless
         self.composed = composed  # Whether it holds a stage that reads `grad`,
         self.reads_grad = reads_grad  # or reads it itself.
+        # The stages to which it matters how the numbers are divided among leaves.
+        self.by_leaf = by_leaf
         self.__name__ = self.__qualname__ = f"{name}.update"
 
     def __repr__(self) -> str:
@@ -196,6 +201,7 @@ def transformation(
     state: type = EmptyState,
     smooths: bool = False,
     real: bool = False,
+    packable: Packable = False,
 ) -> Callable[
     [Callable[P, GradientTransformation]], Callable[P, GradientTransformation]
 ]: ...
@@ -208,6 +214,7 @@ def transformation(
     state: type = EmptyState,
     smooths: bool = False,
     real: bool = False,
+    packable: Packable = False,
 ) -> Any:
     """Makes a factory of plain `(init, update)` pairs a member of the library.
 
@@ -235,6 +242,10 @@ def transformation(
         smooths: Whether the transformation only smooths: later stages then still take
             the same `gradient`. Otherwise they take what comes out of this one.
         real: Whether complex arrays are refused.
+        packable: Whether it is all the same to it how numbers are divided among leaves,
+            but for the rounding of sums: arithmetic on single numbers, and on what is
+            gathered over all leaves, such as a global norm. Then `pack_small_leaves` may
+            put leaves into one. A function of the arguments, where it depends on them.
 
     Returns:
         The factory, with checks; its transformations know the expression that made them.
@@ -251,9 +262,10 @@ def transformation(
         >>> ox.chain(flip(), ox.scale(2.0))
         chain(flip(), scale(2.0))
     """
+    how = {"state": state, "smooths": smooths, "real": real, "packable": packable}
     if factory is None:
-        return functools.partial(_member, state=state, smooths=smooths, real=real)
-    return _member(factory, state=state, smooths=smooths, real=real)
+        return functools.partial(_member, **how)
+    return _member(factory, **how)
 
 
 def _member(
@@ -262,6 +274,7 @@ def _member(
     state: type,
     smooths: bool,
     real: bool,
+    packable: Packable,
 ) -> Callable[..., GradientTransformation]:
     name = factory.__name__
 
@@ -275,6 +288,7 @@ def _member(
                 f"returned {made!r}."
             )
         init, update = made
+        by_leaf = () if _holds(packable, factory, call) else (name,)
         if isinstance(update, _Update):  # An alias: an expression of other members.
             if smooths or real or state is not EmptyState:
                 raise TypeError(
@@ -283,6 +297,7 @@ def _member(
                 )
             advance, reads, stateless = update.advance, update.reads, update.stateless
             composed, reads_grad = update.composed, update.reads_grad
+            by_leaf = update.by_leaf
         elif isinstance(update, _Lanes):
             if state is not EmptyState:
                 init = _checked_init(init, name, state, real)
@@ -291,6 +306,7 @@ def _member(
             reads = None if reads is None or own is None else reads | own
             stateless, composed = False, any(map(_reads_grad, update.stages))
             reads_grad = composed
+            by_leaf += sum(map(_by_leaf, update.stages), ())
         else:
             advance, reads = _rule(update, name, state, smooths), _keywords(update)
             init = _checked_init(init, name, state, real)
@@ -298,7 +314,16 @@ def _member(
             reads_grad = "grad" in inspect.signature(update).parameters
         return GradientTransformation(
             init,
-            _Update(advance, name, call.expression, reads, stateless, composed, reads_grad),
+            _Update(
+                advance,
+                name,
+                call.expression,
+                reads,
+                stateless,
+                composed,
+                reads_grad,
+                by_leaf,
+            ),
         )
 
     # By `setattr`: to a type checker, a function has no attribute of that name.
@@ -448,6 +473,31 @@ def _reads_grad(stage: GradientTransformation) -> bool:
     if isinstance(update, _Update):
         return update.reads_grad
     return "grad" in inspect.signature(update).parameters
+
+
+def _by_leaf(stage: GradientTransformation) -> tuple[str, ...]:
+    """The stages within it to which the division into leaves matters, or may matter."""
+    return getattr(stage.update, "by_leaf", (stage_name(stage),))
+
+
+def _holds(packable: Packable, factory: Callable[..., Any], call: _checks.Bound) -> bool:
+    if not callable(packable):
+        return packable
+    arguments = inspect.signature(factory).bind(*call.args, **call.kwargs)
+    arguments.apply_defaults()
+    return packable(arguments.arguments)
+
+
+def check_packable(who: str, stage: GradientTransformation) -> None:
+    """Refuses a transformation to which the division into leaves matters, or may matter."""
+    names = _by_leaf(stage)
+    if names:
+        listed = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
+        raise TypeError(
+            f"`{who}` is for rules that treat all numbers alike, whichever leaf they are "
+            f"in, but {listed} may look at leaves, at their shapes or their paths. Pack "
+            "what stands beside it in the chain, or inside of it."
+        )
 
 
 def _takes_any(update: Callable[..., Any]) -> bool:
@@ -603,7 +653,7 @@ def counting(
     return GradientTransformation(init, update if two else update_with)
 
 
-@transformation(smooths=True)
+@transformation(smooths=True, packable=True)
 def identity() -> GradientTransformation:
     """Passes updates through unchanged; the unit of `chain`.
 
@@ -736,7 +786,10 @@ def apply_updates(
             wide = _dtypes.with_real(wide, _dtypes.real_dtype(p, u))
             if wide != dtype:
                 return _sum_rounded_at_random(p, u, key, wide)
-        return _dtypes.cast(_dtypes.cast(p, wide) + _dtypes.cast(u, wide), dtype)
+        # Not `+`, which is slow to trace.
+        return _dtypes.cast(
+            jax.lax.add(_dtypes.cast(p, wide), _dtypes.cast(u, wide)), dtype
+        )
 
     return treedef.unflatten(map(add, old, leaves, keys))
 

@@ -188,11 +188,13 @@ def decay_and_add(x: Any, term: Any, decay: Any) -> Any:
         >>> print(numerics.decay_and_add(jnp.array([1.0, 4.0]), 3.0, 0.5))
         [3.5 5. ]
     """
-    plain = decay * x + term
     if isinstance(decay, float | int) and decay < 0.5:
-        return plain
-    fine = x + (term - (1 - decay) * x)
-    return jnp.where((decay < 0.5) | jnp.isinf(x), plain, fine)
+        return decay * x + term
+    # Not `where(..., x + term, x + (...))`: programs are compiled by the instruction.
+    fine = x + jnp.where(jnp.isinf(x), term, term - (1 - decay) * x)
+    if isinstance(decay, float | int):
+        return fine
+    return jnp.where(decay < 0.5, decay * x + term, fine)
 
 
 def mix(x: Any, new: Any, weight: Any) -> Any:

@@ -306,7 +306,7 @@ def sweep(
             "`confidence=None` for a search without verdicts.",
         )
     entries = entries_of(optimizers)
-    key = typed_key(key, "sweep")
+    key = typed_key(key, "`sweep(key=...)`")
     problem = _problem(loss, init, data, batch_size, validation, at_once)
     can_be_traced = _trial(problem, steps, key)
     groups = [

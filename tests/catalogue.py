@@ -253,6 +253,7 @@ STAGES = [
     stage(ox.sam, sam_of_twice, inner=ox.scale(2.0), two_step=True),
     stage(ox.sam, sam_of_twice, inner=ox.scale(2.0), rho=0.7, adaptive=True, two_step=True),
     Case(ox.master_weights, args=(ox.scale(2.0),), oracle=twice),
+    Case(ox.pack_small_leaves, args=(ox.sgd(0.1),), oracle=descent, whole=True),
     Case(ox.kahan_summation, args=(ox.sgd(0.1),), oracle=descent, whole=True),
     stage(ox.scale, step_size=-0.3),
     stage(ox.scale_by_learning_rate, learning_rate=0.1),

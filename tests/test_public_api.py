@@ -26,7 +26,7 @@ LAYERS = [
     {"schedules", "projections", "gradients", "curvature"},
     {"transforms"},
     {"combinators"},
-    {"optimizers", "minimizing"},
+    {"optimizers", "minimizing", "compiling"},
     {"testing", "_pictures"},
     {"results"},
     {"candidates"},

@@ -10,7 +10,7 @@ from ..base import GradientTransformation, OptState, Params, Updates, transforma
 from ..tree import leafwise
 
 
-@transformation
+@transformation(packable=True)
 def chain(*transforms: GradientTransformation) -> GradientTransformation:
     r"""Applies `transforms` from left to right; `chain()` is the identity.
 
@@ -87,7 +87,7 @@ def _sum(a: jax.Array, b: jax.Array) -> jax.Array:
     return a + b
 
 
-@transformation
+@transformation(packable=True)
 def in_turn(*transforms: GradientTransformation) -> GradientTransformation:
     r"""Takes one step after another: each starts from the params that the last one left.
 

@@ -43,7 +43,7 @@ class ApplyIfFiniteState(NamedTuple):
     inner_state: OptState  # That of `inner`.
 
 
-@transformation(state=ApplyIfFiniteState)
+@transformation(state=ApplyIfFiniteState, packable=True)
 def apply_if_finite(
     inner: GradientTransformation, max_consecutive_errors: PositiveCount
 ) -> GradientTransformation:
@@ -122,7 +122,7 @@ class SkipSpikesState(NamedTuple):
     inner_state: OptState  # That of `inner`.
 
 
-@transformation(state=SkipSpikesState)
+@transformation(state=SkipSpikesState, packable=True)
 def skip_spikes(
     inner: GradientTransformation,
     is_spike: Callable[[jax.Array, jax.Array], jax.Array],
@@ -307,7 +307,7 @@ def _unscaled(u: jax.Array, *, scale: jax.Array) -> jax.Array:
     return numerics.over(u, scale)
 
 
-@transformation(state=DynamicLossScalingState)
+@transformation(state=DynamicLossScalingState, packable=True)
 def dynamic_loss_scaling(
     inner: GradientTransformation,
     initial_scale: Positive = 2.0**15,

@@ -35,7 +35,7 @@ def _mean(u: jax.Array, total: jax.Array, *, divisor: Any) -> jax.Array:
     return numerics.over(total, divisor)
 
 
-@transformation(state=AccumulateState)
+@transformation(state=AccumulateState, packable=True)
 def accumulate(
     inner: GradientTransformation,
     every: CountOrSchedule,
@@ -191,7 +191,7 @@ def _conditionally(
     return base.combinator(init, advance, (inner,), reads=None if forward else ())
 
 
-@transformation(state=ConditionallyTransformState)
+@transformation(state=ConditionallyTransformState, packable=True)
 def conditionally_transform(
     inner: GradientTransformation,
     should_transform_fn: Callable[..., Any],
@@ -234,7 +234,7 @@ def conditionally_transform(
     )
 
 
-@transformation(state=ConditionallyMaskState)
+@transformation(state=ConditionallyMaskState, packable=True)
 def conditionally_mask(
     inner: GradientTransformation,
     should_transform_fn: Callable[..., Any],

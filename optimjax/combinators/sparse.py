@@ -86,12 +86,12 @@ def sparsely(inner: GradientTransformation) -> GradientTransformation:
             present = _as_given(updates, given)
         out, lane, new = base.advance(inner, updates, gradient, state, params, extra)
         kept = leafwise(_without, out, reads=(present,))
-        return kept, lane, _where_present(new, state, present)
+        return kept, lane, where_present(new, state, present)
 
     return base.combinator(inner.init, advance, (inner,), reads={"present"})
 
 
-def _where_present(new: Any, old: Any, present: Any) -> Any:
+def where_present(new: Any, old: Any, present: Any) -> Any:
     """`new`, but `old` where a number in a tree like `present` is not present."""
     leaves, treedef = jax.tree.flatten(present, is_leaf=_dtypes.is_none)
 
@@ -110,11 +110,11 @@ def _where_present(new: Any, old: Any, present: Any) -> Any:
 
     def merge(n: Any, o: Any) -> Any:
         if isinstance(o, MaskedState):
-            inner = _where_present(n.inner_state, o.inner_state, those(o.chosen))
+            inner = where_present(n.inner_state, o.inner_state, those(o.chosen))
             return n._replace(inner_state=inner)
         if isinstance(o, PartitionState):
             inners = {
-                label: _where_present(s, o.inner_states[label], those(o.members[label]))
+                label: where_present(s, o.inner_states[label], those(o.members[label]))
                 for label, s in n.inner_states.items()
             }
             return n._replace(inner_states=inners)

@@ -41,7 +41,7 @@ def _times(u: jax.Array, *, factor: Any) -> jax.Array:
     return u * factor
 
 
-@transformation
+@transformation(packable=True)
 def scale_by_polyak(
     f_min: Scalar = 0.0,
     max_learning_rate: Positive = 1.0,
@@ -123,7 +123,7 @@ class ReduceOnPlateauState(NamedTuple):
     avg_value: jax.Array  # The mean of the values since the last decision.
 
 
-@transformation(state=ReduceOnPlateauState)
+@transformation(state=ReduceOnPlateauState, packable=True)
 def reduce_on_plateau(
     factor: Annotated[float, Number("(0, 1)")] = 0.1,
     patience: PositiveCount = 10,

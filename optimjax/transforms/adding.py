@@ -61,7 +61,7 @@ class AddDecayedWeightsState(NamedTuple):
     count: jax.Array  # t, (), int32: the steps taken.
 
 
-@transformation(state=AddDecayedWeightsState)
+@transformation(state=AddDecayedWeightsState, packable=lambda given: given["mask"] is None)
 def add_decayed_weights(
     weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None
 ) -> GradientTransformation:
@@ -109,7 +109,7 @@ class AddL1DecayState(NamedTuple):
     count: jax.Array  # t, (), int32: the steps taken.
 
 
-@transformation(state=AddL1DecayState)
+@transformation(state=AddL1DecayState, packable=lambda given: given["mask"] is None)
 def add_l1_decay(
     strength: ScalarOrSchedule = 0.0, mask: Mask | None = None
 ) -> GradientTransformation:
@@ -157,7 +157,9 @@ def _cautiously_penalised(
     return jnp.where(counts & agrees, u + term, u)
 
 
-@transformation(state=AddCautiousWeightDecayState)
+@transformation(
+    state=AddCautiousWeightDecayState, packable=lambda given: given["mask"] is None
+)
 def add_cautious_weight_decay(
     weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None
 ) -> GradientTransformation:

@@ -36,7 +36,7 @@ def _asgd(
     return u, numerics.mix(average, p + u, weight)
 
 
-@transformation(state=AsgdState)
+@transformation(state=AsgdState, packable=True)
 def asgd(
     learning_rate: NonNegative = 1e-2,
     lambd: NonNegative = 1e-4,

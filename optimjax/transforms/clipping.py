@@ -23,7 +23,7 @@ def _clip(g: jax.Array, *, bound: Any) -> jax.Array:
     return jnp.clip(g, -bound, bound)
 
 
-@transformation(real=True)
+@transformation(real=True, packable=True)
 def clip(max_delta: Threshold) -> GradientTransformation:
     r"""Clips each number to an interval: $u = \min(\max(g, -\delta), \delta)$.
 
@@ -53,7 +53,7 @@ def _shrink(g: jax.Array, *, factor: Any) -> jax.Array:
     return g * factor
 
 
-@transformation
+@transformation(packable=True)
 def clip_by_global_norm(
     max_norm: Threshold,
     *,
@@ -142,7 +142,7 @@ class ZeroNansState(NamedTuple):
     found_nan: Params  # For each parameter, (), bool: whether its last update had a NaN.
 
 
-@transformation(state=ZeroNansState)
+@transformation(state=ZeroNansState, packable=True)
 def zero_nans() -> GradientTransformation:
     """Replaces NaN by zero, and says where in its state. Infinities stay.
 

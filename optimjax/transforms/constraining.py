@@ -78,7 +78,7 @@ def _no_further_than_zero(u: jax.Array, p: jax.Array) -> jax.Array:
     return jnp.where(p + u < 0, -p, u)
 
 
-@transformation(real=True)
+@transformation(real=True, packable=True)
 def keep_params_nonnegative() -> GradientTransformation:
     r"""Shortens steps so that no parameter falls below zero: $u' = \max(u, -p)$.
 

@@ -67,7 +67,7 @@ def _belief(
     return numerics.divide(m_hat, root), m, s
 
 
-@transformation(state=ScaleByBeliefState)
+@transformation(state=ScaleByBeliefState, packable=True)
 def scale_by_belief(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
@@ -160,7 +160,7 @@ def _acprop(
     return u, _mean(m, g, b1), s
 
 
-@transformation(state=ScaleByAcpropState)
+@transformation(state=ScaleByAcpropState, packable=True)
 def scale_by_acprop(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
@@ -246,7 +246,7 @@ def _yogi(
     return numerics.divide(numerics.times(correction_1, m), root), m, v
 
 
-@transformation(state=ScaleByYogiState)
+@transformation(state=ScaleByYogiState, packable=True)
 def scale_by_yogi(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
@@ -356,7 +356,7 @@ def _adan(
     return numerics.divide(u, root), m, v, n, g
 
 
-@transformation(state=ScaleByAdanState)
+@transformation(state=ScaleByAdanState, packable=True)
 def scale_by_adan(
     b1: Decay = 0.98,
     b2: Decay = 0.92,
@@ -466,7 +466,7 @@ def _ademamix(
     return numerics.divide(u, root), m, slow, v
 
 
-@transformation(state=ScaleByAdemamixState)
+@transformation(state=ScaleByAdemamixState, packable=True)
 def scale_by_ademamix(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
@@ -571,7 +571,7 @@ def fourth_root(count: jax.Array) -> jax.Array:
     return jnp.power(numerics.as_scalar(count), 0.25)
 
 
-@transformation(state=ScaleByAdoptState, real=True)
+@transformation(state=ScaleByAdoptState, real=True, packable=True)
 def scale_by_adopt(
     b1: Decay = 0.9,
     b2: Decay = 0.9999,

@@ -39,7 +39,7 @@ def _momentum(
     return numerics.decay_and_add(m, ahead * g, decay) if nesterov else m, m
 
 
-@transformation(state=ScaleByMomentumState, smooths=True)
+@transformation(state=ScaleByMomentumState, smooths=True, packable=True)
 def scale_by_momentum(
     decay: FractionOrSchedule = 0.9,
     *,
@@ -136,7 +136,7 @@ def _ema(
     return numerics.times(correction, m), m
 
 
-@transformation(state=EmaState, smooths=True)
+@transformation(state=EmaState, smooths=True, packable=True)
 def ema(
     decay: Decay, *, debias: bool = True, dtype: StorageDtype | None = None
 ) -> GradientTransformation:
@@ -206,7 +206,7 @@ def _look_ahead(
     return (ahead + numerics.times(of_gradient, (1 - decay) * g)) * factor
 
 
-@transformation(state=AddBiasCorrectionState, smooths=True)
+@transformation(state=AddBiasCorrectionState, smooths=True, packable=True)
 def add_bias_correction(
     decay: DecayOrSchedule, *, rms_decay: Decay | None = None, nesterov: bool = False
 ) -> GradientTransformation:
@@ -303,7 +303,7 @@ class AddNadamCorrectionState(NamedTuple):
     product: jax.Array  # mu_1 ... mu_t, (), float32 or wider.
 
 
-@transformation(state=AddNadamCorrectionState, smooths=True)
+@transformation(state=AddNadamCorrectionState, smooths=True, packable=True)
 def add_nadam_correction(
     decay: Decay = 0.9, momentum_decay: NonNegative = 0.004
 ) -> GradientTransformation:
@@ -384,7 +384,7 @@ def _plus(u: jax.Array, g: jax.Array, *, factor: Any) -> jax.Array:
     return u + factor * g
 
 
-@transformation(state=AddGradientState, smooths=True)
+@transformation(state=AddGradientState, smooths=True, packable=True)
 def add_gradient(factor: ScalarOrSchedule) -> GradientTransformation:
     r"""Adds a multiple of the newest gradient to the direction: $u_t = d_t + c_t\, g_t$.
 
@@ -438,7 +438,7 @@ def _optimistic(
     return alpha * g + beta * jnp.where(first, 0, g - old), g
 
 
-@transformation(state=ScaleByOptimisticGradientState)
+@transformation(state=ScaleByOptimisticGradientState, packable=True)
 def scale_by_optimistic_gradient(
     alpha: ScalarOrSchedule = 1.0, beta: ScalarOrSchedule = 1.0
 ) -> GradientTransformation:

@@ -37,7 +37,7 @@ def _soft(u: jax.Array, p: jax.Array, *, threshold: Any, shrinkage: Any) -> jax.
     return numerics.over(_shrunk(p + u, threshold), 1 + shrinkage) - p
 
 
-@transformation(state=SoftThresholdState)
+@transformation(state=SoftThresholdState, packable=True)
 def soft_threshold(
     threshold: NonNegativeOrSchedule = 0.0, *, shrinkage: NonNegativeOrSchedule = 0.0
 ) -> GradientTransformation:
@@ -100,7 +100,7 @@ def _proximal_descent(
     return _soft(-rate * g, p, threshold=rate * l1, shrinkage=rate * l2)
 
 
-@transformation(state=ProximalGradientDescentState)
+@transformation(state=ProximalGradientDescentState, packable=True)
 def proximal_gradient_descent(
     learning_rate: NonNegativeOrSchedule,
     *,
@@ -167,7 +167,7 @@ def _proximal_adagrad(
     return u, s
 
 
-@transformation(state=ProximalAdagradState)
+@transformation(state=ProximalAdagradState, packable=True)
 def proximal_adagrad(
     learning_rate: NonNegativeOrSchedule,
     initial_accumulator_value: NonNegative = 0.1,
@@ -279,7 +279,7 @@ def _ftrl(
     )
 
 
-@transformation(state=FtrlState)
+@transformation(state=FtrlState, packable=True)
 def ftrl(
     learning_rate: NonNegativeOrSchedule,
     # No number by default, which `optax.inject_hyperparams` would trace.
@@ -379,7 +379,7 @@ def _dual_averaging(
     return new - p, a, s
 
 
-@transformation(state=AdagradDualAveragingState)
+@transformation(state=AdagradDualAveragingState, packable=True)
 def adagrad_dual_averaging(
     learning_rate: NonNegativeOrSchedule,
     initial_accumulator_value: NonNegative = 0.1,
@@ -470,7 +470,7 @@ def _madgrad(
     return u, s, v, start
 
 
-@transformation(state=ScaleByMadgradState)
+@transformation(state=ScaleByMadgradState, packable=True)
 def scale_by_madgrad(
     learning_rate: NonNegativeOrSchedule,
     momentum: Decay = 0.9,

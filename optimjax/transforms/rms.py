@@ -30,7 +30,7 @@ def _rss(
     return jnp.where(s == 0, 0, numerics.divide(u, root)), s
 
 
-@transformation(state=ScaleByRssState)
+@transformation(state=ScaleByRssState, packable=True)
 def scale_by_rss(
     initial_accumulator_value: NonNegative = 0.1,
     eps: NonNegative = 1e-7,
@@ -129,7 +129,7 @@ def _rms(
     return numerics.divide(u, numerics.sqrt(v_hat + eps_root) + eps), v, a, v_max
 
 
-@transformation(state=ScaleByRmsState)
+@transformation(state=ScaleByRmsState, packable=True)
 def scale_by_rms(
     decay: Decay = 0.9,
     eps: NonNegative = 1e-8,
@@ -232,7 +232,7 @@ def _infinity(
     return numerics.divide(u, w + eps), w
 
 
-@transformation(state=ScaleByInfinityMomentState)
+@transformation(state=ScaleByInfinityMomentState, packable=True)
 def scale_by_infinity_moment(
     decay: Decay = 0.999,
     eps: NonNegative = 1e-8,
@@ -352,7 +352,7 @@ def _sma_length(decay: Any, t: jax.Array) -> jax.Array:
     return jnp.where(early, at_first, most - 2 * t / jnp.expm1(z))
 
 
-@transformation(state=ScaleByRectifiedRmsState)
+@transformation(state=ScaleByRectifiedRmsState, packable=True)
 def scale_by_rectified_rms(
     decay: Decay = 0.999,
     eps: NonNegative = 1e-8,
@@ -447,7 +447,7 @@ def _adadelta(
     return u, a, x
 
 
-@transformation(state=ScaleByAdadeltaState)
+@transformation(state=ScaleByAdadeltaState, packable=True)
 def scale_by_adadelta(rho: Decay = 0.9, eps: NonNegative = 1e-6) -> GradientTransformation:
     r"""Multiplies by the size of past steps over the size of past gradients: Adadelta.
 

@@ -21,7 +21,7 @@ def _times(u: jax.Array, *, factor: Any) -> jax.Array:
     return numerics.times(factor, u)
 
 
-@transformation
+@transformation(packable=True)
 def scale(step_size: Scalar) -> GradientTransformation:
     r"""Multiplies updates by a constant: $u = c\,g$.
 
@@ -50,7 +50,7 @@ class ScaleByScheduleState(NamedTuple):
     count: jax.Array  # t, (), int32: the steps taken.
 
 
-@transformation(state=ScaleByScheduleState)
+@transformation(state=ScaleByScheduleState, packable=True)
 def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
     r"""Multiplies updates by a function of the step: $u_t = f(t)\,g_t$, $t = 0, 1, \dots$
 
@@ -92,7 +92,7 @@ class ScaleByLearningRateState(NamedTuple):
     count: jax.Array  # t, (), int32: the steps taken.
 
 
-@transformation(state=ScaleByLearningRateState)
+@transformation(state=ScaleByLearningRateState, packable=True)
 def scale_by_learning_rate(
     learning_rate: NonNegativeOrSchedule, *, flip_sign: bool = True
 ) -> GradientTransformation:
@@ -127,7 +127,7 @@ def scale_by_learning_rate(
     return counting(ScaleByLearningRateState, descend)
 
 
-@transformation
+@transformation(packable=True)
 def set_to_zero() -> GradientTransformation:
     """Replaces all updates by zeros, NaN included.
 

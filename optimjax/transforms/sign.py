@@ -20,7 +20,7 @@ from ..tree import leafwise, remembering, slot_like
 from ..typing import AtLeastOne, Decay, Fraction, NonNegative, Positive, StorageDtype
 
 
-@transformation
+@transformation(packable=True)
 def scale_by_sign() -> GradientTransformation:
     r"""Keeps the sign of each number: $u = g / |g|$, and $0$ where $g = 0$.
 
@@ -61,7 +61,7 @@ def _lion(
     return u, numerics.decay_and_add(m, (1 - b2) * g, b2)
 
 
-@transformation(state=ScaleByLionState)
+@transformation(state=ScaleByLionState, packable=True)
 def scale_by_lion(
     b1: Decay = 0.9,
     b2: Decay = 0.99,
@@ -139,7 +139,7 @@ def _rprop(
     return sign * step, step, sign
 
 
-@transformation(state=ScaleByRpropState, real=True)
+@transformation(state=ScaleByRpropState, real=True, packable=True)
 def scale_by_rprop(
     learning_rate: NonNegative,
     eta_minus: Fraction = 0.5,

@@ -118,7 +118,7 @@ def _over_own_gradients(
     return rate * g, longest, total
 
 
-@transformation(state=ScaleByDogState)
+@transformation(state=ScaleByDogState, packable=lambda given: not given["layerwise"])
 def scale_by_dog(
     init_step: InitStep = ("heuristic", 1e-6),
     eps: NonNegative = 1e-8,
@@ -219,7 +219,7 @@ class ScaleByDowgState(NamedTuple):
     directions = ("start",)
 
 
-@transformation(state=ScaleByDowgState)
+@transformation(state=ScaleByDowgState, packable=True)
 def scale_by_dowg(
     init_estim_sq_dist: Positive | None = None, eps: NonNegative = 1e-4
 ) -> GradientTransformation:
@@ -319,7 +319,7 @@ def _cocob(
     return (start - p) + bet, theta, largest, total, reward, start
 
 
-@transformation(state=ScaleByCocobState)
+@transformation(state=ScaleByCocobState, packable=True)
 def scale_by_cocob(
     alpha: NonNegative = 100.0, eps: NonNegative = 1e-8
 ) -> GradientTransformation:
@@ -482,7 +482,7 @@ def _estimate(
     return numerator, distance
 
 
-@transformation(state=DadaptAdamwState)
+@transformation(state=DadaptAdamwState, packable=True)
 def dadapt_adamw(
     learning_rate: NonNegativeOrSchedule = 1.0,
     betas: Betas = (0.9, 0.999),
@@ -587,7 +587,7 @@ def dadapt_adamw(
     return GradientTransformation(init, update)
 
 
-@transformation(state=ProdigyState)
+@transformation(state=ProdigyState, packable=True)
 def prodigy(
     learning_rate: NonNegativeOrSchedule = 1.0,
     betas: Betas = (0.9, 0.999),
