@@ -34,7 +34,7 @@ and of single examples: microbatched, per_example_global_norm_clip,
 per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
-Update and apply as one program: compiled_step. The whole of a minimization: minimize.
+Update and apply as one program: compiled_step.
 
 For choosing: sweep, with log_uniform and uniform.
 
