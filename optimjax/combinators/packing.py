@@ -127,7 +127,7 @@ def _unpacked(
 
 @transformation(state=PackSmallLeavesState, packable=True)
 def pack_small_leaves(
-    inner: GradientTransformation, max_size: PositiveCount = 16_384
+    inner: GradientTransformation, max_size: PositiveCount = 4096
 ) -> GradientTransformation:
     r"""Works on all small leaves of a dtype as on one: fewer buffers, fewer programs.
 
