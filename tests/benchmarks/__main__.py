@@ -1,199 +1,170 @@
-"""Speed against Optax, measured in one interleaved run: `python -m tests.benchmarks`.
+"""Speed against the peers, in one interleaved run: `python -m tests.benchmarks`.
 
-Three tables: the step (update and apply as one donated program), the same step without a
-`jit` around it, and the cold start. Times are medians; a ratio is the median of the ratios
-of neighbouring runs, so that a machine whose speed drifts does not decide it. The column
-`again` is ours against ours: how far from 1.00 noise alone gets.
+In every round each peer has its turn, in an order that is drawn anew. Times are medians
+over rounds; a ratio is ours over the peer's in the same round, the median of these, so that
+a machine whose speed drifts does not decide it. The peers:
+
+- again: ours, compiled once more: how far from 1.00 noise alone gets.
+- packed: ours in `pack_small_leaves`, where it takes the optimizer.
+- Optax; torch with `foreach`, with `fused`, or without for what has neither.
+- loop: plain `jnp` over the leaves, as a careful user writes it (`by_hand.py`).
+- leaf by leaf: ours, each matrix by itself.
+- limit: the bytes that a step has to read and write over the bandwidth that `x = a x + y`
+  reaches over arrays of 128 MB, x donated, before and after the row. What fits into the
+  caches of the processor can be faster.
+
+Every step is called as its users call it: a compiled program that donates params and
+state. Muon and SOAP are given vectors as matrices of as many numbers. A cold start begins
+with empty caches of JAX, in a process that has imported and compiled before.
+
+Without `--optimizers`, each table has those that are worth their time on the layout: from
+1000 leaves on, the programs of five peers take minutes to compile.
 """
 
 import argparse
-import itertools
+import datetime
+import functools
 import json
 import pathlib
 import platform
-import statistics
-import time
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import optimjax as ox
+from tests.benchmarks import layouts, measures, peers, plots, report, timing, training
 
+FEW = ("adam", "clip_adamw")
+QUICK = {
+    "step": ["10x1M", "100x10k", "300x16", "transformer:4x128"],
+    "cold": ["10x16", "100x16", "300x16"],
+    "plain": ["10x10k", "100x100"],
+    "matrices": ["24x64x64"],
+}
 LAYOUTS = {
-    "1 x 16M": (1, 16_000_000),
-    "10 x 1M": (10, 1_000_000),
-    "100 x 10k": (100, 10_000),
-    "1000 x 100": (1000, 100),
-    "3000 x 16": (3000, 16),
+    "step": [*layouts.FLAT, *layouts.MODELS],
+    "cold": ["10x16", "100x16", "1000x16", "3000x16"],
+    "plain": ["10x1M", "100x10k", "1000x100"],
+    "matrices": ["24x128x128", "96x128x128"],
 }
-OPTIMIZERS = {
-    "sgd": (lambda: ox.sgd(1e-3), lambda: optax.sgd(1e-3)),
-    "momentum": (lambda: ox.sgd(1e-3, 0.9), lambda: optax.sgd(1e-3, 0.9)),
-    "rmsprop": (lambda: ox.rmsprop(1e-3), lambda: optax.rmsprop(1e-3)),
-    "adam": (lambda: ox.adam(1e-3), lambda: optax.adam(1e-3)),
-    "clip, adamw": (
-        lambda: ox.chain(ox.clip_by_global_norm(1.0), ox.adamw(1e-3)),
-        lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
-    ),
-}
+TABLES = (*LAYOUTS, "training")
 
 
-def leaves(count, size):
-    params = {f"layer_{i:04d}": jnp.full(size, 0.5) for i in range(count)}
-    return params, jax.tree.map(lambda p: 0.1 * p, params)
+class Plan(NamedTuple):
+    rounds: int
+    seconds: float
+    triad: timing.Triad
+    note: object
 
 
-class Step:
-    """One library's step: what compiling it costs, and what running it does."""
-
-    def __init__(self, tx, apply, params, grads):
-        def step(grads, state, params):
-            updates, state = tx.update(grads, state, params)
-            return apply(params, updates), state
-
-        self.tx, self.grads = tx, grads
-        self.params = jax.tree.map(jnp.copy, params)
-        self.state = tx.init(params)
-        clock = [time.perf_counter()]
-        traced = jax.jit(step, donate_argnums=(1, 2)).trace(grads, self.state, self.params)
-        clock.append(time.perf_counter())
-        lowered = traced.lower()
-        clock.append(time.perf_counter())
-        self.compiled = lowered.compile()
-        clock.append(time.perf_counter())
-        self.cold = [b - a for a, b in itertools.pairwise(clock)]
-
-    def run(self):
-        start = time.perf_counter()
-        self.params, self.state = self.compiled(self.grads, self.state, self.params)
-        jax.block_until_ready((self.params, self.state))
-        return time.perf_counter() - start
+def chosen(table, layout, args):
+    """The optimizers of a row."""
+    if table == "matrices":
+        given = [x for x in args.optimizers or () if x in peers.FOR_MATRICES]
+        return given or peers.FOR_MATRICES
+    if args.optimizers:
+        return args.optimizers
+    if table == "training":
+        return [*FEW, "muon"]
+    many = len(layout.shapes) >= 1000
+    if args.quick or many or table != "step":
+        return FEW[:1] if many and table == "cold" else FEW
+    # Products of matrices of a million numbers take seconds.
+    small = max(map(len, layout.shapes.values())) > 1 or layout.parameters <= 2_000_000
+    return [x for x in peers.OURS if x != "soap" and (x != "muon" or small)]
 
 
-def ratio_of(first, second, rounds):
-    """Medians of two timings taken in turn, and of their ratios."""
-    pairs = [(first(), second()) for _ in range(rounds)][2:]
-    a, b = (statistics.median(x) for x in zip(*pairs, strict=True))
-    return a, b, statistics.median(x / y for x, y in pairs)
+def planned(args):
+    """Rows as (table, what, measurement), in the order of the tables."""
+    defaults = QUICK if args.quick else LAYOUTS
+    for table in args.tables:
+        if table == "training":
+            for model in training.MODELS:
+                for optimizer in chosen(table, None, args):
+                    measure = functools.partial(measures.train, model, optimizer)
+                    yield table, f"{model} {optimizer}", measure
+            continue
+        given = args.matrices if table == "matrices" else args.layouts
+        for layout in given or map(layouts.layout, defaults[table]):
+            for optimizer in chosen(table, layout, args):
+                measure = functools.partial(getattr(measures, table), layout, optimizer)
+                yield table, f"{layout.name} {optimizer}", measure
 
 
-def plain_and_jitted(tx, params, grads):
-    """Two functions that time one update: as called plainly, and inside of a `jit`."""
-    state, jitted = tx.init(params), jax.jit(tx.update)
+def setting(args):
+    """Where, when and with what this was measured."""
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": jax.devices()[0].device_kind,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": timing.cores(),
+        "python": platform.python_version(),
+        "optimjax": ox.__version__,
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "rounds": args.rounds,
+    }
+    if peers.has_torch():
+        import torch
 
-    def timed(update):
-        start = time.perf_counter()
-        jax.block_until_ready(update(grads, state, params))
-        return time.perf_counter() - start
-
-    return (lambda: timed(tx.update)), (lambda: timed(jitted))
-
-
-def table(title, header, rows):
-    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
-    print(f"\n{title}")
-    for row in [header, *rows]:
-        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(
-            zip(row, widths, strict=True))]  # fmt: skip
-        print("  " + "  ".join(cells))
-
-
-def measure(optimizers, layouts, rounds):
-    records = []
-    for layout in layouts:
-        count, size = LAYOUTS[layout]
-        params, grads = leaves(count, size)
-        for name in optimizers:
-            ours, theirs = (make() for make in OPTIMIZERS[name])
-            a = Step(ours, ox.apply_updates, params, grads)
-            b = Step(theirs, optax.apply_updates, params, grads)
-            again = Step(OPTIMIZERS[name][0](), ox.apply_updates, params, grads)
-            step, other, ratio = ratio_of(a.run, b.run, rounds)
-            _, _, noise = ratio_of(a.run, again.run, rounds)
-            few = max(6, rounds // 4)
-            plain = ratio_of(*plain_and_jitted(ours, params, grads), few)
-            plain_other = ratio_of(*plain_and_jitted(theirs, params, grads), few)
-            records.append({
-                "layout": layout, "optimizer": name,
-                "step_ms": 1e3 * step, "optax_step_ms": 1e3 * other,
-                "step_ratio": ratio, "again": noise,
-                "plain_ms": 1e3 * plain[0], "plain_over_jitted": plain[2],
-                "optax_plain_over_jitted": plain_other[2],
-                "cold_s": a.cold, "optax_cold_s": b.cold,
-            })  # fmt: skip
-            r = records[-1]
-            print(f"  measured {layout:10s} {name:12s} step ratio {r['step_ratio']:.2f}")
-    return records
+        found["torch"] = torch.__version__
+    return found
 
 
-def report(records):
-    head = lambda r: [r["layout"], r["optimizer"]]
-    table(
-        "Step: update and apply, one donated program",
-        ["leaves", "optimizer", "ours ms", "Optax ms", "ratio", "again"],
-        [
-            [
-                *head(r),
-                f"{r['step_ms']:.2f}",
-                f"{r['optax_step_ms']:.2f}",
-                f"{r['step_ratio']:.2f}",
-                f"{r['again']:.2f}",
-            ]
-            for r in records
-        ],
-    )
-    table(
-        "Without a jit: a plain call of update, over the same call jitted",
-        ["leaves", "optimizer", "ours ms", "ours", "Optax"],
-        [
-            [
-                *head(r),
-                f"{r['plain_ms']:.2f}",
-                f"{r['plain_over_jitted']:.1f}",
-                f"{r['optax_plain_over_jitted']:.1f}",
-            ]
-            for r in records
-        ],
-    )
-    table(
-        "Cold start: trace + lower + compile, seconds",
-        ["leaves", "optimizer", "ours", "Optax", "trace+lower ratio", "total ratio"],
-        [
-            [
-                *head(r),
-                " + ".join(f"{x:.2f}" for x in r["cold_s"]),
-                " + ".join(f"{x:.2f}" for x in r["optax_cold_s"]),
-                f"{sum(r['cold_s'][:2]) / sum(r['optax_cold_s'][:2]):.2f}",
-                f"{sum(r['cold_s']) / sum(r['optax_cold_s']):.2f}",
-            ]
-            for r in records
-        ],
-    )
-
-
-def main():
+def parsed(argv):
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description=__doc__,
+        description=f"{__doc__}\n{layouts.__doc__}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS),
-                        choices=OPTIMIZERS, metavar="NAME")  # fmt: skip
-    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS,
-                        metavar="LAYOUT", help=f"of {', '.join(LAYOUTS)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--json", type=pathlib.Path, help="write the figures here, too")
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("--tables", nargs="+", default=TABLES, choices=TABLES, metavar="TABLE",
+        help=f"of {', '.join(TABLES)}")  # fmt: skip
+    add("--layouts", nargs="+", type=layouts.layout, metavar="LAYOUT",
+        help="for step, cold and plain, such as 2000x50")  # fmt: skip
+    add("--matrices", nargs="+", type=layouts.layout, metavar="LAYOUT",
+        help="for matrices, such as 24x256x256")  # fmt: skip
+    add("--optimizers", nargs="+", choices=peers.OURS, metavar="NAME",
+        help=f"of {', '.join(peers.OURS)}")  # fmt: skip
+    add("--rounds", type=int, help="at most; 30, or 7 if quick")
+    add("--seconds", type=float, help="for a row, beyond five rounds; 3, or 1 if quick")
+    add("--triad", type=int, default=128, metavar="MB", help="an array of the limit's")
+    add("--quick", action="store_true", help="fewer and smaller, in about two minutes")
+    add("--json", type=pathlib.Path, metavar="FILE", help="write the figures here, too")
+    add("--plots", type=pathlib.Path, metavar="DIR", help="draw times over leaves here")
+    args = parser.parse_args(argv)
+    args.rounds = args.rounds or (7 if args.quick else 30)
+    args.seconds = args.seconds or (1.0 if args.quick else 3.0)
+    return args
 
-    device = jax.devices()[0]
-    print(f"{device.device_kind}, {platform.machine()}, JAX {jax.__version__}, ", end="")
-    print(f"Optax {optax.__version__}, {args.rounds} rounds")
-    records = measure(args.optimizers, args.layouts, args.rounds)
-    report(records)
-    if args.json:
-        args.json.write_text(json.dumps(records, indent=1))
+
+def main(argv=None):
+    from rich.progress import Progress  # Of the extra `benchmarks`.
+
+    args = parsed(argv)
+    rows = list(planned(args))
+    result = {"setting": setting(args)} | {table: [] for table in args.tables}
+    print(", ".join(f"{key} {x}" for key, x in result["setting"].items()))
+    with Progress() as progress:
+        plan = Plan(args.rounds, args.seconds, timing.Triad(args.triad),
+                    progress.console.print)  # fmt: skip
+        task = progress.add_task("", total=len(rows))
+        for table, what, measure in rows:
+            progress.update(task, description=f"{table:8} {what:28}")
+            result[table].append(measure(plan=plan))
+            if args.json:  # At once: a long run may be stopped.
+                args.json.write_text(json.dumps(result, indent=1))
+            progress.advance(task)
+    for table in args.tables:
+        if result[table]:
+            report.TABLES[table](result[table])
+    if args.plots:
+        print("\n" + "\n".join(f"drawn: {path}" for path in plots.draw(result, args.plots)))
+    return result
 
 
 if __name__ == "__main__":
+    # A cold start is none if programs come from a disk.
+    jax.config.update("jax_enable_compilation_cache", False)
     main()

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import optax
 
 import optimjax as ox
-from tests.benchmarks.__main__ import LAYOUTS, leaves, table
+from tests.benchmarks import layouts
+from tests.benchmarks.tables import table
 
 EVERY = 8
 WIDTHS = {"f64": 8, "f32": 4, "s64": 8, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
@@ -111,7 +112,7 @@ class Run:
 
 
 def measure(layout, windows):
-    params, grads = leaves(*LAYOUTS[layout])
+    params, grads = layouts.leaves(layout)
     rows = []
     for what, whole in (("update", False), ("train", True)):
         runs = {
@@ -130,11 +131,11 @@ def measure(layout, windows):
             run.call(i % EVERY == EVERY - 1)
         for name, run in runs.items():
             silent, emitting = (statistics.median(t[2:]) for t in run.times)
-            rows.append([layout, what, name, *(f"{x:.1f}" for x in run.copies),
+            rows.append([layout.name, what, name, *(f"{x:.1f}" for x in run.copies),
                          f"{run.temporary:.1f}", f"{1e3 * silent:.2f}",
                          f"{1e3 * emitting:.2f}"])  # fmt: skip
         medians = [[statistics.median(t[2:]) for t in r.times] for r in runs.values()]
-        rows.append([layout, what, "ratio", "", "", "",
+        rows.append([layout.name, what, "ratio", "", "", "",
                      *(f"{a / b:.2f}" for a, b in zip(*medians, strict=True))])  # fmt: skip
     return rows
 
@@ -145,8 +146,9 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--layouts", nargs="+", default=["10 x 1M", "100 x 10k"],
-                        choices=LAYOUTS, metavar="LAYOUT")  # fmt: skip
+    parser.add_argument("--layouts", nargs="+", type=layouts.layout, metavar="LAYOUT",
+                        default=[layouts.layout(x) for x in ("10x1M", "100x10k")],
+                        help="such as 10x1M")  # fmt: skip
     parser.add_argument("--windows", type=int, default=12, help="of eight calls each")
     args = parser.parse_args()
     device = jax.devices()[0]

@@ -41,6 +41,7 @@ import optax
 
 import optimjax as ox
 from tests import oracles
+from tests.benchmarks.torch_peers import has_torch
 
 STEPS = (1, 10, 1000, 100_000)
 LIBRARIES = ("ours", "Optax", "torch")
@@ -353,14 +354,6 @@ def run_torch(name, kwargs, grads, wanted):
 
 
 @functools.cache
-def has_torch():
-    try:
-        import torch
-    except ImportError:
-        return False
-    return bool(torch)
-
-
 def updates_of(row, library, grads, params, wanted):
     """What a library makes of the gradients, or `None` where it has no such rule."""
     if library == "ours":

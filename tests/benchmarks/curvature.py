@@ -20,7 +20,7 @@ import numpy as np
 import scipy.optimize
 
 import optimjax as ox
-from tests.benchmarks.__main__ import table
+from tests.benchmarks.tables import table
 from tests.precision import enable_x64
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import optimjax as ox
-from tests.benchmarks.__main__ import table
+from tests.benchmarks.tables import table
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "state_sizes.md"
 WIDTH, LAYERS, WORDS, PLACES = 768, 12, 50257, 1024

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import optimjax as ox
-from tests.benchmarks.__main__ import table
+from tests.benchmarks.tables import table
 from tests.tuning_problems import PROBLEMS, TUNERS, losses_of, tuned, tuned_alike
 
 SCALES = np.float32([1e-3, 1.0, 1e3, 1e6, 1e9])
