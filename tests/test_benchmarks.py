@@ -1,6 +1,8 @@
 """The speed benchmark: its parts, and that a tiny run goes through; no test of times."""
 
 import argparse
+import collections
+import itertools
 import json
 
 import jax
@@ -19,7 +21,18 @@ def peers_promote():
 def test_a_tiny_run_prints_its_tables_and_writes_them(tmp_path, capsys):
     path = tmp_path / "speed.json"
     tables = ["step", "cold", "plain"]
-    command = ["--layouts", "3x4", "--rounds", "3", "--optimizers", "adam", "--triad", "1"]
+    command = [
+        "--layouts",
+        "3x4",
+        "--rounds",
+        "3",
+        "--seconds",
+        "0.1",
+        "--optimizers",
+        "adam",
+        "--triad",
+        "1",
+    ]
     written = ["--json", str(path), "--plots", str(tmp_path)]
     speed.main([*command, *written, "--tables", *tables])
     out = capsys.readouterr().out
@@ -118,6 +131,17 @@ def test_turns_are_taken_until_the_time_is_up():
     calls = []
     runs = {name: lambda name=name: calls.append(name) or 0.5 for name in "ab"}
     times = timing.in_turns(runs, rounds=100, seconds=0.0, pause=0.0)
-    assert {name: len(t) for name, t in times.items()} == {"a": 5, "b": 5}
+    assert {name: len(t) for name, t in times.items()} == dict.fromkeys("ab", timing.FEWEST)
     assert len(calls) == 2 * (timing.FEWEST + timing.WARM_UP)
     assert timing.spread([1.0, 2.0, 3.0])["median"] == 2.0
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 7])
+def test_each_follows_each_other_equally_often(n):
+    rounds = [timing.turns(range(n), i) for i in range(2 * n)]
+    assert all(sorted(order) == list(range(n)) for order in rounds)
+    pairs = collections.Counter(
+        pair for order in rounds for pair in itertools.pairwise(order)
+    )
+    assert set(pairs.values()) == {2}
+    assert len(pairs) == n * (n - 1)

@@ -1,6 +1,6 @@
 """Speed against the peers, in one interleaved run: `python -m tests.benchmarks`.
 
-In every round each peer has its turn, in an order that is drawn anew. Times are medians
+In every round each peer has its turn, behind another one than in the last. Times are medians
 over rounds; a ratio is ours over the peer's in the same round, the median of these, so that
 a machine whose speed drifts does not decide it. The peers:
 
@@ -25,6 +25,7 @@ import argparse
 import datetime
 import functools
 import json
+import os
 import pathlib
 import platform
 from typing import NamedTuple
@@ -109,6 +110,9 @@ def setting(args):
         import torch
 
         found["torch"] = torch.__version__
+        for key in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+            if key in os.environ:
+                found[key] = os.environ[key]
     return found
 
 
@@ -128,7 +132,7 @@ def parsed(argv):
     add("--optimizers", nargs="+", choices=peers.OURS, metavar="NAME",
         help=f"of {', '.join(peers.OURS)}")  # fmt: skip
     add("--rounds", type=int, help="at most; 30, or 7 if quick")
-    add("--seconds", type=float, help="for a row, beyond five rounds; 3, or 1 if quick")
+    add("--seconds", type=float, help="for a row, beyond seven rounds; 3, or 1 if quick")
     add("--triad", type=int, default=128, metavar="MB", help="an array of the limit's")
     add("--quick", action="store_true", help="fewer and smaller, in about two minutes")
     add("--json", type=pathlib.Path, metavar="FILE", help="write the figures here, too")
