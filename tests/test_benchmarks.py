@@ -48,7 +48,7 @@ def test_a_tiny_run_prints_its_tables_and_writes_them(tmp_path, capsys):
     assert {"again", "loop", "limit"} <= set(step["peers"])
     assert step["peers"]["Optax"]["ratio"]["median"] > 0
     assert step["peers"]["ours"]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
-    assert {"trace", "lower", "compile", "seconds"} <= set(cold["peers"]["Optax"])
+    assert {"lower", "compile", "seconds"} <= set(cold["peers"]["Optax"])
     assert (tmp_path / "step.png").exists()
     assert (tmp_path / "cold.png").exists()
 

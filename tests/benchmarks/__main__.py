@@ -1,8 +1,8 @@
 """Speed against the peers, in one interleaved run: `python -m tests.benchmarks`.
 
-In every round each peer has its turn, behind another one than in the last. Times are medians
-over rounds; a ratio is ours over the peer's in the same round, the median of these, so that
-a machine whose speed drifts does not decide it. The peers:
+In every round each peer has its turn, behind another one than in the last. Times are
+medians over rounds; a ratio is ours over the peer's in the same round, the median of
+these, so that a machine whose speed drifts does not decide it. The peers:
 
 - again: ours, compiled once more: how far from 1.00 noise alone gets.
 - packed: ours in `pack_small_leaves`, where it takes the optimizer.
@@ -68,9 +68,11 @@ def chosen(table, layout, args):
         return args.optimizers
     if table == "training":
         return [*FEW, "muon"]
-    many = len(layout.shapes) >= 1000
-    if args.quick or many or table != "step":
-        return FEW[:1] if many and table == "cold" else FEW
+    leaves = len(layout.shapes)
+    if leaves >= (1000 if table == "cold" else 3000):
+        return FEW[:1]
+    if args.quick or leaves >= 1000 or table != "step":
+        return FEW
     # Products of matrices of a million numbers take seconds.
     small = max(map(len, layout.shapes.values())) > 1 or layout.parameters <= 2_000_000
     return [x for x in peers.OURS if x != "soap" and (x != "muon" or small)]

@@ -80,13 +80,12 @@ def cold(layout, optimizer, plan):
     while not rounds or (len(rounds) < plan.rounds and time.perf_counter() < end):
         rounds.append(measured(layout, arrays))
     found = {}
-    total = lambda parts: sum(part or 0.0 for part in parts)
+    total = lambda parts: sum(parts.values())
     for name in (name for name in COMPILING if name in rounds[0]):
         mine = [r[name] for r in rounds]
         entry = {"seconds": timing.spread([total(parts) for parts in mine])}
-        for i, part in enumerate(("trace", "lower", "compile")):
-            if mine[0][i] is not None:
-                entry[part] = timing.spread([parts[i] for parts in mine])
+        for part in mine[0]:
+            entry[part] = timing.spread([parts[part] for parts in mine])
         ours = [total(r["ours"]) for r in rounds]
         entry["ratio"] = timing.ratios(ours, [total(parts) for parts in mine])
         found[name] = entry
@@ -140,7 +139,7 @@ def matrices(layout, optimizer, plan):
         if isinstance(run, peers.JaxRun):
             parts, executable = run.compile()
             compiled[name] = {
-                "cold": sum(part or 0.0 for part in parts),
+                "cold": sum(parts.values()),
                 "peak_bytes": peers.peak_bytes(executable),
                 "argument_bytes": peers.size_of(run.arguments),
             }

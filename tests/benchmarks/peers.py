@@ -24,7 +24,7 @@ class Program(NamedTuple):
 
     init: Any  # params -> state
     step: Any  # (params, state, grads) -> (params, state), compiled; donates both.
-    trace: Any = None  # The same arguments, to `jax.stages.Traced`, if it can.
+    lower: Any = None  # The same arguments, to `jax.stages.Lowered`.
 
 
 def axes(layout):
@@ -71,23 +71,6 @@ FOR_MATRICES = ("muon", "soap")
 OURSELVES = {"ours", "again", "packed"}
 
 
-def compiled_step(tx):
-    """`ox.compiled_step`, or the same by hand where the library has none."""
-    if hasattr(ox, "compiled_step"):
-        return ox.compiled_step(tx)
-
-    @jax.jit(donate_argnums=(0, 1))
-    def step(params, state, grads):
-        updates, state = tx.update(grads, state, params)
-        return ox.apply_updates(params, updates), state
-
-    def call(grads, state, params):
-        return step(params, state, grads)
-
-    call.trace = lambda grads, state, params: step.trace(params, state, grads)
-    return call
-
-
 def transformation(peer, name, layout):
     """The transformation of a library, and its way to apply updates."""
     if peer == "Optax":
@@ -96,8 +79,6 @@ def transformation(peer, name, layout):
         return OPTAX[name](layout), optax.apply_updates
     tx = OURS[name](layout)
     if peer == "packed":
-        if not hasattr(ox, "pack_small_leaves"):
-            raise Missing("ox.pack_small_leaves")
         tx = ox.pack_small_leaves(tx)
     return tx, ox.apply_updates
 
@@ -147,16 +128,15 @@ def program(peer, name, layout):
     """The peer's step, compiled as its users do."""
     if peer in OURSELVES:
         tx, _ = transformation(peer, name, layout)
-        step = compiled_step(tx)
-        trace = getattr(step, "trace", None)
+        step = ox.compiled_step(tx)
         return Program(
             tx.init,
             lambda params, state, grads: step(grads, state, params),
-            trace and (lambda params, state, grads: trace(grads, state, params)),
+            lambda params, state, grads: step.lower(grads, state, params),
         )
     init, step = rule(peer, name, layout)
     jitted = jax.jit(step, donate_argnums=(0, 1))
-    return Program(init, jitted, jitted.trace)
+    return Program(init, jitted, jitted.lower)
 
 
 class JaxRun:
@@ -180,19 +160,10 @@ class JaxRun:
         return seconds / self.turns
 
     def compile(self):
-        """The seconds to trace, lower and compile, and the executable.
-
-        Of a step that cannot be taken apart, only the sum is known: that of its first call.
-        """
-        if self.program.trace is None:
-            seconds, (self.params, self.state) = timing.timed(
-                self.program.step, *self.arguments
-            )
-            return [None, None, seconds], None
-        tracing, traced = timing.timed(self.program.trace, *self.arguments)
-        lowering, lowered = timing.timed(traced.lower)
+        """The seconds to lower (traced first) and to compile, and the executable."""
+        lowering, lowered = timing.timed(self.program.lower, *self.arguments)
         compiling, compiled = timing.timed(lowered.compile)
-        return [tracing, lowering, compiling], compiled
+        return {"lower": lowering, "compile": compiling}, compiled
 
 
 def peak_bytes(compiled):

@@ -57,7 +57,7 @@ def cold(records):
             r["optimizer"],
             *(
                 f"{mine[part]['median']:.3f}" if part in mine else ""
-                for part in ("trace", "lower", "compile", "seconds")
+                for part in ("lower", "compile", "seconds")
             ),
             *(ratio(r["peers"].get(name, {})) for name in others),
             *(
@@ -68,7 +68,7 @@ def cold(records):
         for r in records
         for mine in [r["peers"]["ours"]]
     ]
-    header = ["leaves", "optimizer", "trace", "lower", "compile", "ours s", *others]
+    header = ["leaves", "optimizer", "trace+lower", "compile", "ours s", *others]
     title = f"Cold start: trace, lower and compile, seconds; {RATIOS}"
     show(title, [*header, *(f"{name} s" for name in others)], rows)
 
