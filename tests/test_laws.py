@@ -51,23 +51,41 @@ OF_PARTS = {
 }
 
 
-@pytest.mark.parametrize("case", [*map(catalogue.timed, OTHERS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OTHERS, ids=str)
 def test_quick_laws_hold_for_other_settings(case):
     with jax.disable_jit():  # There are many, and their like is compiled below.
         check_transformation(case(), RICH, laws=QUICK, **case.extra)
 
 
 # What arithmetic on arrays keeps by itself: asked of stages only when all tests are run.
-OF_COMBINATORS = {"batching_is_a_loop", "identities_change_nothing"}
+OF_COMBINATORS = {
+    "batching_is_a_loop",
+    "compiling_changes_nothing",
+    "identities_change_nothing",
+    "state_passes_through_control_flow",
+    "the_second_step_does_not_compile",
+}
+
+
+def is_stage(case):
+    return case.make.__module__.startswith("optimjax.transforms")
 
 
 def law_of(case, law):
-    marks = []
-    if law in OF_PARTS and case in catalogue.HEAVY:
-        marks.append(pytest.mark.slow)
-    if law in OF_COMBINATORS and case.make.__module__.startswith("optimjax.transforms"):
-        marks.append(pytest.mark.slow)
-    return pytest.param(case, law, id=f"{case}-{law}", marks=marks)
+    slow = law in OF_PARTS and case in catalogue.HEAVY
+    slow |= law in OF_COMBINATORS and is_stage(case)
+    return pytest.param(
+        case, law, id=f"{case}-{law}", marks=[pytest.mark.slow] if slow else []
+    )
+
+
+def tree_of(case, tree):
+    """A tree for a case; stages see other trees in their oracles, too."""
+    slow = case in catalogue.HEAVY or (tree != "empty" and is_stage(case))
+    return pytest.param(
+        case, tree, id=f"{tree}-{case}", marks=[pytest.mark.slow] if slow else []
+    )
 
 
 MADE = {}  # Once for all laws, so that what they have in common is compiled once.
@@ -88,8 +106,9 @@ def test_law(case, law):
     LAWS[law](MADE[id(case)], RICH, **case.extra)
 
 
-@pytest.mark.parametrize("case", [*map(catalogue.timed, catalogue.ONE_EACH)])
-@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize(
+    ("case", "tree"), [tree_of(case, tree) for tree in TREES for case in catalogue.ONE_EACH]
+)
 def test_laws_of_structure_hold_for_other_trees(case, tree):
     if case.matrix and tree == "scalar":
         with pytest.raises(ValueError, match="has no matrix"):

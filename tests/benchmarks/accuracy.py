@@ -353,7 +353,6 @@ def run_torch(name, kwargs, grads, wanted):
     return out
 
 
-@functools.cache
 def updates_of(row, library, grads, params, wanted):
     """What a library makes of the gradients, or `None` where it has no such rule."""
     if library == "ours":

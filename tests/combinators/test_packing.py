@@ -68,7 +68,15 @@ def assert_same(got, want, tolerance=2e-6):
         )
 
 
-@pytest.mark.parametrize("case", PACKABLE, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            c, id=str(c), marks=[] if c in catalogue.ONE_EACH else pytest.mark.slow
+        )
+        for c in PACKABLE
+    ],
+)
 def test_packing_changes_no_number(case):
     assert_same(*(steps(tx, SINGLE, extra=case.extra) for tx in (packed(case()), case())))
 
