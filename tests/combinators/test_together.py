@@ -148,7 +148,8 @@ def test_every_pair_that_does_nothing_does_nothing_to_adam(outer):
         check_close(params, want, name)
 
 
-@pytest.mark.parametrize("case", [*map(catalogue.timed, catalogue.PARTS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", catalogue.PARTS, ids=str)
 def test_all_of_them_around_anything_change_nothing(case):
     plain = wrapped = case()
     for wrap in NEUTRAL.values():
