@@ -368,8 +368,8 @@ def _schedule_free(
 ) -> tuple[jax.Array, jax.Array, Any]:
     if isinstance(x, tuple):
         # What the equations give when x is put in from y = b1 x + (1 - b1) z: it is divided
-        # by nothing, and no small difference of large numbers. Of the new z, so that the old
-        # one is needed for nothing else, and can be written over.
+        # by nothing, and no small difference of large numbers. Of the new z: then nothing
+        # else needs the old one, and it can be written over.
         z = z + u
         return (1 - b1) * (1 - weight) * u + weight * (z - y), z, x
     z = z + u
