@@ -655,6 +655,18 @@ def heavy(make):
     )
 
 
+def is_stage(case):
+    return case.make.__module__.startswith("optimjax.transforms")
+
+
+def quick_for(quick, cases):
+    """Parameters of a test that takes long for all cases that are not `quick`."""
+    return [
+        pytest.param(c, marks=[] if c in quick else [pytest.mark.slow], id=str(c))
+        for c in cases
+    ]
+
+
 def timed(case):
     """A parameter of a test that takes long for some."""
     return pytest.param(

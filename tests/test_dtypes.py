@@ -83,7 +83,9 @@ AIMED = {ox.master_weights, ox.kahan_summation, ox.sam}
 CALLING = catalogue.ESTIMATING
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "case",
     [

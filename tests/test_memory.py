@@ -265,13 +265,6 @@ def excess(cost, program, of_params, of_state):
     return {what: figures for what, figures in most.items() if figures[0] > figures[1]}
 
 
-def timed(case):
-    """Quick are optimizers, of which stages are parts, and what is around them."""
-    heavy = case in catalogue.HEAVY or case.make in SLOW
-    slow = heavy or case.make.__module__.startswith("optimjax.transforms")
-    return pytest.param(case, marks=[pytest.mark.slow] if slow else [], id=str(case))
-
-
 # What `inject_hyperparams` gives has the name of what it is given.
 CASES = [
     case
@@ -286,7 +279,15 @@ def test_the_table_is_complete():
         assert (cost.held > 0) == bool(cost.why)
 
 
-@pytest.mark.parametrize("case", [*map(timed, CASES)])
+# Of optimizers stages are parts.
+QUICK = [
+    c
+    for c in CASES
+    if not catalogue.is_stage(c) and c not in catalogue.HEAVY and c.make not in SLOW
+]
+
+
+@pytest.mark.parametrize("case", catalogue.quick_for(QUICK, CASES))
 def test_a_step_costs_no_more_than_the_table_says(case):
     assert not excess(COSTS[case.make], *compiled(case(), **case.extra))
 

@@ -72,7 +72,8 @@ def is_centered(case):
     return case.kwargs.get("centered", False)
 
 
-@pytest.mark.parametrize("case", WITH_ORACLE, ids=str)
+# Whether the formula is right for other settings, float64 tells.
+@pytest.mark.parametrize("case", catalogue.quick_for(catalogue.ONE_EACH, WITH_ORACLE))
 def test_float32_is_the_oracle_to_rounding(case):
     # A variance as a difference of squares cancels: digits are lost by its nature. Where it
     # is zero, an ulp of a square of 1300 stands beside an epsilon of 0.01.
@@ -88,7 +89,7 @@ def test_float64_is_the_oracle_to_rounding(case):
 COMPLEX = [c for c in catalogue.ONE_EACH if c in WITH_ORACLE and c.supports_complex]
 
 
-@pytest.mark.parametrize("case", COMPLEX, ids=str)
+@pytest.mark.parametrize("case", catalogue.quick_for(catalogue.PARTS, COMPLEX))
 def test_complex64_is_the_oracle_to_rounding(case):
     # What is left of a modulus above the threshold `l1` has lost its leading digits.
     usual = 1e-5 if case.kwargs.get("l1") else 3e-6

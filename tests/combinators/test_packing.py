@@ -68,15 +68,11 @@ def assert_same(got, want, tolerance=2e-6):
         )
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            c, id=str(c), marks=[] if c in catalogue.ONE_EACH else pytest.mark.slow
-        )
-        for c in PACKABLE
-    ],
-)
+# Of optimizers stages are parts.
+WHOLE = [c for c in catalogue.ONE_EACH if not catalogue.is_stage(c)]
+
+
+@pytest.mark.parametrize("case", catalogue.quick_for(WHOLE, PACKABLE))
 def test_packing_changes_no_number(case):
     assert_same(*(steps(tx, SINGLE, extra=case.extra) for tx in (packed(case()), case())))
 
