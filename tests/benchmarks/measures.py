@@ -86,8 +86,11 @@ def cold(layout, optimizer, plan):
         entry = {"seconds": timing.spread([total(parts) for parts in mine])}
         for part in mine[0]:
             entry[part] = timing.spread([parts[part] for parts in mine])
-        ours = [total(r["ours"]) for r in rounds]
-        entry["ratio"] = timing.ratios(ours, [total(parts) for parts in mine])
+        ours = [r["ours"] for r in rounds]
+        entry["ratio"] = timing.ratios([*map(total, ours)], [*map(total, mine)])
+        entry["ratio of lower"] = timing.ratios(
+            [parts["lower"] for parts in ours], [parts["lower"] for parts in mine]
+        )
         found[name] = entry
     return head(layout, optimizer) | {"rounds": len(rounds), "peers": found}
 

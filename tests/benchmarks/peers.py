@@ -10,6 +10,7 @@ import contextlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import optimjax as ox
@@ -150,6 +151,12 @@ class JaxRun:
     @property
     def arguments(self):
         return self.params, self.state, self.grads
+
+    def move(self):
+        """Takes its arrays to other places of the memory."""
+        self.params, self.state, self.grads = jax.block_until_ready(
+            jax.tree.map(jnp.copy, self.arguments)
+        )
 
     def __call__(self):
         seconds = 0.0

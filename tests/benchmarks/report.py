@@ -59,6 +59,7 @@ def cold(records):
                 f"{mine[part]['median']:.3f}" if part in mine else ""
                 for part in ("lower", "compile", "seconds")
             ),
+            *(ratio(r["peers"].get(name, {}), "ratio of lower") for name in others),
             *(ratio(r["peers"].get(name, {})) for name in others),
             *(
                 f"{r['peers'][name]['seconds']['median']:.3f}" if name in r["peers"] else ""
@@ -68,7 +69,8 @@ def cold(records):
         for r in records
         for mine in [r["peers"]["ours"]]
     ]
-    header = ["leaves", "optimizer", "trace+lower", "compile", "ours s", *others]
+    header = ["leaves", "optimizer", "trace+lower", "compile", "ours s"]
+    header += [*(f"{name} t+l" for name in others), *others]
     title = f"Cold start: trace, lower and compile, seconds; {RATIOS}"
     show(title, [*header, *(f"{name} s" for name in others)], rows)
 
