@@ -1,5 +1,7 @@
 """A step as one compiled program, in the memory of what it replaces."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +92,14 @@ def test_what_is_wrong_is_named():
     params = {"w": jnp.ones(2), "f": jnp.tanh}
     with pytest.raises(TypeError, match=r"^`compiled_step` needs arrays, .*\['f'\]"):
         ox.compiled_step(tx)({"w": jnp.ones(2), "f": None}, tx.init(jnp.ones(2)), params)
+
+
+@pytest.mark.parametrize("tx", [ox.soap(0.1), ox.shampoo(0.1)], ids=str)
+def test_decompositions_are_compiled_once_for_each_size(tx):
+    def decompositions(count):
+        params = {f"w{i}": jax.ShapeDtypeStruct((4, 6), jnp.float32) for i in range(count)}
+        state = jax.eval_shape(tx.init, params)
+        program = ox.compiled_step(tx).lower(params, state, params).as_text()
+        return len(re.findall(r"custom_call.*(geqrf|syevd)", program))
+
+    assert decompositions(2) == decompositions(5) > 0

@@ -1,6 +1,5 @@
 """Element-wise rules in other coordinates: in the axes in which gradients vary."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import _branches, _dtypes, base, numerics, states
 from .._checks import Refusal
-from .._linalg import adjoint, product, same_way
+from .._linalg import adjoint, each, product, same_way
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, matrixwise, slot_for, some_matrix
 from ..selection import Path, by_path
@@ -47,7 +46,6 @@ def _back(x: jax.Array, bases: Sides) -> tuple[jax.Array, Sides]:
     return x if isinstance(right, tuple) else product(x, adjoint(right)), bases
 
 
-@functools.partial(jax.jit, static_argnums=3)  # Traced once for each size.
 def _renewed(
     factor: jax.Array, basis: jax.Array, first: jax.Array, method: str
 ) -> jax.Array:
@@ -288,10 +286,11 @@ def in_eigenbasis(
         _, factors = matrixwise(_gather, gradient, axes, state.factors, **how)
 
         def renew() -> Any:
-            bases = jax.tree.map(
+            bases = each(
                 lambda factor, basis: _renewed(factor, basis, first, method),
                 factors,
                 state.bases,
+                unknown=first,
             )
             turns = _of_leaves(_between(state.bases, bases))
             return bases, _turned(inner_state, turns, axes)

@@ -1,6 +1,5 @@
 """Second moments of matrices as Kronecker products, one factor for each side: Shampoo."""
 
-import functools
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 
 from .. import _branches, _dtypes, numerics
 from .._checks import Number
-from .._linalg import adjoint, product
+from .._linalg import adjoint, each, product
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, all_matrices, matrixwise, slot_for
 from ..typing import Fraction, PositiveCount
@@ -44,16 +43,10 @@ def inverse_root(
     where A is zero. A constant to derivatives: that of an eigenvector is infinite where two
     eigenvalues meet.
     """
-    return _inverse_root(matrix, exponent, numerics.as_scalar(eps), gain)
-
-
-@functools.partial(jax.jit, static_argnums=1)  # Traced once for each size.
-def _inverse_root(
-    matrix: jax.Array, exponent: float, eps: jax.Array, gain: jax.Array
-) -> jax.Array:
     with jax.numpy_dtype_promotion("standard"):
         real = jnp.finfo(matrix.dtype).dtype
-        eps, gain = _dtypes.cast(eps, real), _dtypes.cast(gain, real)
+        eps = _dtypes.cast(numerics.as_scalar(eps), real)
+        gain = _dtypes.cast(numerics.as_scalar(gain), real)
         matrix = jax.lax.stop_gradient(matrix)
         trace = jnp.trace(matrix, axis1=-2, axis2=-1).real[:, None, None]
         values, vectors = jnp.linalg.eigh(numerics.divide(matrix, trace))
@@ -228,8 +221,10 @@ def scale_by_shampoo(
         _, factors = matrixwise(_gather, gradient, axes, state.factors, **how)
         roots = _branches.cond(
             state.count % every == 0,
-            lambda: jax.tree.map(
-                lambda factor: inverse_root(factor, exponent, eps, gain), factors
+            lambda: each(
+                lambda x: inverse_root(x, exponent, eps, gain),
+                factors,
+                unknown=state.count == 0,
             ),
             lambda: state.roots,
         )
