@@ -26,7 +26,7 @@ Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
 mechanize; graft, in_eigenbasis, in_low_rank; sam; master_weights, kahan_summation;
-pack_small_leaves;
+pack_small_leaves; spread_matrices;
 inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
@@ -143,6 +143,10 @@ from .combinators.routing import (
     partition as partition,
 )
 from .combinators.sparse import sparsely as sparsely
+from .combinators.spreading import (
+    SpreadMatricesState as SpreadMatricesState,
+    spread_matrices as spread_matrices,
+)
 
 # Functions that make gradients, and those that estimate curvature.
 from .compiling import (

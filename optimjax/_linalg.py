@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import numerics
+from . import _spread, numerics
 
 # On GPUs and TPUs, the default would round what goes into a product to 10 or 8 digits.
 product = functools.partial(jnp.matmul, precision="highest")
@@ -43,14 +43,22 @@ def same_way(new: jax.Array, old: jax.Array) -> jax.Array:
 _AT_ONCE = 2**24
 
 
-def each(rule: Callable[..., jax.Array], *trees: Any, unknown: jax.Array) -> Any:
-    """`rule(*stacks)` for the stacks of `trees`, matrix by matrix, by sizes.
+def each(
+    rule: Callable[..., jax.Array], *trees: Any, unknown: jax.Array, **scalars: Any
+) -> Any:
+    """`rule(*stacks, **scalars)` for the stacks of `trees`, matrix by matrix, by sizes.
 
     All of a size are laid together, so that what takes long to compile, a decomposition,
     is compiled once for each size, not for each leaf. On a CPU one matrix follows the
     other; elsewhere as many are worked on at once as there is memory for. `unknown` is a
     boolean that no compiler can foresee.
     """
+    devices = _spread.over()
+    if devices is not None:  # There, those of a size are together.
+        by_turns = functools.partial(_by_turns, rule)
+        return jax.tree.map(
+            lambda *x: _spread.divided(by_turns, devices, *x, **scalars), *trees
+        )
     columns = [jax.tree.leaves(tree) for tree in trees]
     alike: dict[Any, list[int]] = {}
     for place, stacks in enumerate(zip(*columns, strict=True)):
@@ -59,19 +67,21 @@ def each(rule: Callable[..., jax.Array], *trees: Any, unknown: jax.Array) -> Any
     out = list(columns[0])
     for places in alike.values():
         joined = [jax.lax.concatenate([c[i] for i in places], 0) for c in columns]
-        done = _by_turns(rule, joined)
+        done = _by_turns(rule, *joined, **scalars)
         parts = _cut(done, [columns[0][i].shape[0] for i in places], unknown)
         for i, part in zip(places, parts, strict=True):
             out[i] = part
     return jax.tree.unflatten(jax.tree.structure(trees[0]), out)
 
 
-def _by_turns(rule: Callable[..., jax.Array], stacks: list[jax.Array]) -> jax.Array:
+def _by_turns(
+    rule: Callable[..., jax.Array], *stacks: jax.Array, **scalars: Any
+) -> jax.Array:
     if stacks[0].shape[0] == 1:
-        return rule(*stacks)
+        return rule(*stacks, **scalars)
 
     def one(matrices: Any) -> jax.Array:
-        return rule(*(x[None] for x in matrices))[0]
+        return rule(*(x[None] for x in matrices), **scalars)[0]
 
     def at_once(number: int | None) -> Callable[..., jax.Array]:
         return lambda *stacks: jax.lax.map(one, stacks, batch_size=number)

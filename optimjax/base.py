@@ -9,7 +9,7 @@ kind; the call is compiled if nothing around it is; the dtype rule is kept; and 
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
 
 import jax
@@ -488,9 +488,14 @@ def _holds(packable: Packable, factory: Callable[..., Any], call: _checks.Bound)
     return packable(arguments.arguments)
 
 
-def check_packable(who: str, stage: GradientTransformation) -> None:
-    """Refuses a transformation to which the division into leaves matters, or may matter."""
-    names = _by_leaf(stage)
+def check_packable(
+    who: str, stage: GradientTransformation, but: Container[str] = ()
+) -> None:
+    """Refuses a transformation to which the division into leaves matters, or may matter.
+
+    Stages of the names `but` are let pass.
+    """
+    names = [name for name in _by_leaf(stage) if name not in but]
     if names:
         listed = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
         raise TypeError(

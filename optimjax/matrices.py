@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _dtypes, selection
+from . import _dtypes, _spread, selection
 from ._checks import Refusal, checked
 from .selection import Path
 from .tree import leafwise
@@ -111,6 +111,8 @@ def roles(axes: Axes, params: Any, *, known: bool = False) -> dict[Path, str | N
         {('b',): None, ('embed',): None, ('qkv',): 'i(3o)'}
     """
     leaves = selection.by_path(params)
+    if _spread.over() is not None:
+        axes, known = _of_stacks, True
     if isinstance(axes, Mapping) and not known:
         for pattern, role in axes.items():
             # What has no role may have been given to another transformation.
@@ -119,6 +121,11 @@ def roles(axes: Axes, params: Any, *, known: bool = False) -> dict[Path, str | N
     # Modules may hold functions, too.
     arrays = {path: getattr(x, "size", 0) > 0 for path, x in leaves.items()}
     return {p: _role(axes, p, x) if arrays[p] else None for p, x in leaves.items()}
+
+
+def _of_stacks(path: str, x: Any) -> str | None:
+    del x
+    return "bio" if path.startswith(f"{_spread.STACKS}/") else None
 
 
 def _role(axes: Axes, path: Path, x: Any) -> str | None:
@@ -319,7 +326,7 @@ def matrixwise(
     new = list(leaves)
     for role in dict.fromkeys(role for role in found if role is not None):
         mine = [x if r == role else None for x, r in zip(leaves, found, strict=True)]
-        how = {"of_stacks": rule, "role": role, **scalars}
+        how = {"of_stacks": rule, "role": role, "over": _spread.over(), **scalars}
         out = leafwise(_on_matrices, treedef.unflatten(mine), *slots, reads=reads, **how)
         out, *rest = out if slots else (out,)
         slots = tuple(rest)
@@ -330,12 +337,15 @@ def matrixwise(
 
 
 def _on_matrices(
-    u: jax.Array, *rest: Any, of_stacks: Any, role: str, **scalars: Any
+    u: jax.Array, *rest: Any, of_stacks: Any, role: str, over: Any, **scalars: Any
 ) -> Any:
     """A rule for stacks, as one for the whole array."""
     # Slots are tuples by stack; what is read is an array like `u`.
     columns = (split(x, role) if isinstance(x, jax.Array) else x for x in rest)
-    made = [of_stacks(*of, **scalars) for of in zip(split(u, role), *columns, strict=True)]
+    made = [
+        _spread.divided(of_stacks, over, *of, **scalars)
+        for of in zip(split(u, role), *columns, strict=True)
+    ]
     if not isinstance(made[0], tuple):
         return join(tuple(made), role, u)
     stacks, *slots = zip(*made, strict=True)

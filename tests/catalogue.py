@@ -160,6 +160,7 @@ def by_sides(make, *args, **kwargs):
 
 
 fading = ox.inverse_time_decay(0.1, 1, 0.5)
+ONE_DEVICE = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
 
 
 def fading_exactly(step):
@@ -254,6 +255,13 @@ STAGES = [
     stage(ox.sam, sam_of_twice, inner=ox.scale(2.0), rho=0.7, adaptive=True, two_step=True),
     Case(ox.master_weights, args=(ox.scale(2.0),), oracle=twice),
     Case(ox.pack_small_leaves, args=(ox.sgd(0.1),), oracle=descent, whole=True),
+    Case(
+        ox.spread_matrices,
+        args=(ox.on_matrices(ox.sgd(0.1), ox.sgd(0.1)), ONE_DEVICE, "data"),
+        oracle=descent,
+        whole=True,
+        matrix=True,
+    ),
     Case(ox.kahan_summation, args=(ox.sgd(0.1),), oracle=descent, whole=True),
     stage(ox.scale, step_size=-0.3),
     stage(ox.scale_by_learning_rate, learning_rate=0.1),

@@ -8,6 +8,8 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# For `shard_map`: before the first array, since then there are as many as there are.
+jax.config.update("jax_num_cpu_devices", 8)
 
 # Many tests compile the same program, and all do when they are run again.
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"

@@ -78,6 +78,7 @@ COSTS = {
     ox.sam: Cost(52, 5.8, BRANCH),
     ox.master_weights: Cost(12),
     ox.pack_small_leaves: Cost(12),
+    ox.spread_matrices: Cost(12),
     ox.kahan_summation: Cost(64, 2, OLD),
     ox.scale: Cost(12),
     ox.scale_by_learning_rate: Cost(12),

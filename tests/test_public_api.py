@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(ox.__file__).parent
 README = (PACKAGE.parent / "README.md").read_text()
 # Each may import from those before it; one row is one layer.
 LAYERS = [
-    {"_branches", "_checks", "_reports"},
+    {"_branches", "_checks", "_reports", "_spread"},
     {"_dtypes"},
     {"numerics"},
     {"base", "_linalg"},

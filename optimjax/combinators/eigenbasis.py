@@ -286,12 +286,8 @@ def in_eigenbasis(
         _, factors = matrixwise(_gather, gradient, axes, state.factors, **how)
 
         def renew() -> Any:
-            bases = each(
-                lambda factor, basis: _renewed(factor, basis, first, method),
-                factors,
-                state.bases,
-                unknown=first,
-            )
+            how: dict[str, Any] = {"first": first, "method": method}
+            bases = each(_renewed, factors, state.bases, unknown=first, **how)
             turns = _of_leaves(_between(state.bases, bases))
             return bases, _turned(inner_state, turns, axes)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import _dtypes, _reports, base, matrices, selection, states as inside
+from .. import _dtypes, _reports, _spread, base, matrices, selection, states as inside
 from .._checks import Refusal
 from ..base import GradientTransformation, Mask, OptState, Params, Updates, transformation
 from ..matrices import Axes
@@ -379,7 +379,8 @@ def on_matrices(
 
     def labels(params: Params) -> dict[Path, str]:
         found = matrices.some_matrix(axes, params)
-        if isinstance(axes, Mapping):  # Here, all there is can be seen.
+        if isinstance(axes, Mapping) and _spread.over() is None:
+            # Here, all there is can be seen.
             for pattern in axes:
                 selection.first_match([pattern], params)
         return {path: "matrices" if role else "others" for path, role in found.items()}

@@ -219,13 +219,10 @@ def scale_by_shampoo(
         gain = numerics.divide(jnp.ones_like(of_all), jnp.where(sums, 1.0, of_all))
         how = {"decay": decay, "weight": weight, "size": block_size}
         _, factors = matrixwise(_gather, gradient, axes, state.factors, **how)
+        how = {"exponent": exponent, "eps": eps, "gain": gain}
         roots = _branches.cond(
             state.count % every == 0,
-            lambda: each(
-                lambda x: inverse_root(x, exponent, eps, gain),
-                factors,
-                unknown=state.count == 0,
-            ),
+            lambda: each(inverse_root, factors, unknown=state.count == 0, **how),
             lambda: state.roots,
         )
         updates, _ = matrixwise(_precondition, updates, axes, roots, size=block_size)
