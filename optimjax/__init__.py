@@ -20,13 +20,14 @@ lbfgs (minimize runs it, or any other, to the end).
 Stages: scale, scale_by_*, add_*, ema, clip, clip_by_*, adaptive_grad_clip, centralize,
 normalize_by_update_norm, cautious, soft_threshold, shrink_step, project,
 keep_params_nonnegative, reduce_on_plateau, set_to_zero, zero_nans, identity, stateless; for
-matrices orthogonalize, normalize_units.
+matrices orthogonalize, normalize_units; for slow links compress, delay, compensate_delay.
 
 Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
 mechanize; graft, in_eigenbasis, in_low_rank; sam; master_weights, kahan_summation;
-pack_small_leaves; spread_matrices;
+pack_small_leaves; spread_matrices; local_updates; delay_updates, predict_params
+(predicted_params asks them);
 inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
 
 Schedules: *_schedule, exponential_decay, inverse_time_decay. For gradients of large batches
@@ -34,16 +35,18 @@ and of single examples: microbatched, per_example_global_norm_clip,
 per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
-Update and apply as one program: compiled_step.
+Update and apply as one program: compiled_step. For another number of workers:
+change_workers.
 
 For choosing: sweep, with log_uniform and uniform.
 
-For rules of your own: transformation, and the modules tree, projections, numerics,
-typing and testing.
+For rules of your own: transformation, and the modules tree, projections, compressors,
+numerics, typing and testing.
 """
 
 # Foundations: what a transformation is, and how its result is applied.
 from . import (
+    compressors as compressors,
     matrices as matrices,
     numerics as numerics,
     projections as projections,
@@ -76,6 +79,13 @@ from .combinators.averaging import (
     schedule_free as schedule_free,
 )
 from .combinators.chaining import chain as chain, in_turn as in_turn
+from .combinators.delaying import (
+    DelayUpdatesState as DelayUpdatesState,
+    PredictParamsState as PredictParamsState,
+    delay_updates as delay_updates,
+    predict_params as predict_params,
+    predicted_params as predicted_params,
+)
 from .combinators.eigenbasis import (
     InEigenbasisState as InEigenbasisState,
     in_eigenbasis as in_eigenbasis,
@@ -97,6 +107,10 @@ from .combinators.knobs import (
     get_hyperparams as get_hyperparams,
     inject_hyperparams as inject_hyperparams,
     set_hyperparams as set_hyperparams,
+)
+from .combinators.local import (
+    LocalUpdatesState as LocalUpdatesState,
+    local_updates as local_updates,
 )
 from .combinators.low_rank import (
     InLowRankState as InLowRankState,
@@ -292,9 +306,21 @@ from .transforms.clipping import (
     clip_by_norm as clip_by_norm,
     zero_nans as zero_nans,
 )
+from .transforms.compressing import (
+    CompressState as CompressState,
+    change_workers as change_workers,
+    compress as compress,
+)
 from .transforms.constraining import (
     keep_params_nonnegative as keep_params_nonnegative,
     project as project,
+)
+from .transforms.delaying import (
+    CompensateDelayState as CompensateDelayState,
+    DelayState as DelayState,
+    compensate_delay as compensate_delay,
+    delay as delay,
+    scale_by_staleness as scale_by_staleness,
 )
 from .transforms.factored import (
     FactoredMoment as FactoredMoment,

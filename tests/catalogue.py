@@ -105,7 +105,9 @@ NEEDS = {
         ox.adahessian,
     )
 }
+NEEDS[ox.scale_by_staleness] = {"staleness": 2.0}
 REAL = {
+    ox.compress,
     ox.keep_params_nonnegative,
     ox.clip,
     ox.scale_by_adopt,
@@ -187,6 +189,10 @@ def zeros(grads, params=None):
     return 0 * grads
 
 
+def cycling(step):
+    return step % 4
+
+
 def descent(grads, params):
     return oracles.sgd(grads, params, learning_rate=0.1)
 
@@ -230,6 +236,21 @@ def loss_of(params):
 def logits_of(params):
     """The logits of any tree: two examples, three classes."""
     return total(params) * jnp.arange(6.0).reshape(2, 3) / 10.0
+
+
+def compressed(compressor, oracle, **settings):
+    """With error feedback; in the power iteration, roundings grow from step to step."""
+    expected = functools.partial(oracle, **settings)
+    by_products = "rank" in settings
+    return Case(
+        ox.compress,
+        {},
+        (compressor,),
+        expected,
+        supports_complex=False,
+        alike=by_products,
+        amplifies=300.0 if by_products else 1.0,
+    )
 
 
 def into_unit_ball(grads, params=None):
@@ -410,6 +431,15 @@ STAGES = [
         precond_init_scale=0.1,
         max_size_triangular=3,
     ),
+    stage(ox.delay, steps=3),
+    stage(ox.delay, steps=3, at=cycling),
+    stage(ox.compensate_delay, strength=0.1, steps=4, decay=0.9),
+    stage(ox.compensate_delay, strength=0.1, steps=3, at=cycling),
+    stage(ox.scale_by_staleness),
+    compressed(ox.compressors.int8(5), oracles.compress_int8, block_size=5),
+    compressed(ox.compressors.sign(), oracles.compress_sign),
+    compressed(ox.compressors.top_k(0.3), oracles.compress_top_k, k=4),
+    compressed(ox.compressors.low_rank(1), oracles.compress_low_rank, rank=1),
     by_sides(ox.scale_by_shampoo, decay=0.9, every=3),
     by_sides(ox.scale_by_shampoo, decay=1.0, eps=1e-3, exponent=0.5),
 ]
@@ -430,7 +460,23 @@ def of_descent(rate, **kwargs):
     )
 
 
+def late(steps):
+    return Case(
+        ox.delay_updates,
+        {"steps": steps},
+        (ox.sgd(0.1, momentum=0.9),),
+        functools.partial(oracles.delay_updates_sgd, learning_rate=0.1, momentum=0.9),
+        whole=True,
+    )
+
+
+# DiLoCo around momentum.
+LOCAL = ox.sgd(0.1, momentum=0.9), ox.sgd(0.7, momentum=0.9, nesterov=True)
+
 OPTIMIZERS = [
+    Case(ox.local_updates, {"every": 3}, LOCAL, oracles.local_updates_sgd, whole=True),
+    late(3),
+    late(0),
     of_momentum(sync_period=3, slow_step_size=0.5),
     of_momentum(sync_period=2, slow_step_size=0.8, on_sync="reset"),
     of_momentum(sync_period=5, slow_step_size=0.3, on_sync="pull_back"),
@@ -646,6 +692,7 @@ COMBINATORS = [
     around_adam(ox.skip_spikes, ox.beyond_z_score(1e9), warmup=2),
     around_adam(ox.dynamic_loss_scaling, 4.0, oracle=unscaled),
     around_adam(ox.measure),
+    around_adam(ox.predict_params, 3.0, decay=0.5),
     Case(ox.inject_hyperparams(ox.adam), EXACT, (), oracles.adam, True),
     Case(ox.inject_hyperparams(ox.sgd), {"learning_rate": fading}, (), oracles.sgd, True),
 ]

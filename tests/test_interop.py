@@ -355,6 +355,7 @@ def test_optax_injects_hyperparameters_into_every_factory(case):
         "max_size_triangular",
         "block_size",
         "every",
+        "steps",
         "exponent",
     } & set(known)
     tx = optax.inject_hyperparams(case.make, static_args=static)(**case.kwargs)

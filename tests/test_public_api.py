@@ -9,21 +9,30 @@ import catalogue
 import pytest
 
 import optimjax as ox
-from optimjax import matrices, numerics, projections, selection, states, testing, tree
+from optimjax import (
+    compressors,
+    matrices,
+    numerics,
+    projections,
+    selection,
+    states,
+    testing,
+    tree,
+)
 
 PACKAGE = pathlib.Path(ox.__file__).parent
 README = (PACKAGE.parent / "README.md").read_text()
 # Each may import from those before it; one row is one layer.
 LAYERS = [
     {"_branches", "_checks", "_reports", "_spread"},
-    {"_dtypes"},
+    {"_dtypes", "_workers"},
     {"numerics"},
     {"base", "_linalg"},
     {"typing", "tree"},
     {"selection"},
     {"matrices"},
     {"states"},
-    {"schedules", "projections", "gradients", "curvature"},
+    {"schedules", "projections", "gradients", "curvature", "compressors"},
     {"transforms"},
     {"combinators"},
     {"optimizers", "minimizing", "compiling"},
@@ -42,7 +51,17 @@ PUBLIC = {
 }
 FUNCTIONS = {
     f"{space.__name__.removeprefix('optimjax').lstrip('.') or 'ox'}.{name}": value
-    for space in (ox, tree, selection, matrices, states, projections, numerics, testing)
+    for space in (
+        ox,
+        tree,
+        selection,
+        matrices,
+        states,
+        projections,
+        compressors,
+        numerics,
+        testing,
+    )
     for name, value in vars(space).items()
     if inspect.isfunction(value)
     and not name.startswith("_")

@@ -10,6 +10,7 @@ Steps in formulas are t = 1, 2, ...; schedules see t - 1.
 
 from .curvature import *
 from .kronecker import *
+from .links import *
 from .low_rank import *
 from .optimizers import *
 from .orthogonal import *
