@@ -10,7 +10,7 @@ from .._checks import named
 from .._workers import AxisName
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..states import in_place_of
-from ..transforms.delaying import exchanged, ring_of
+from ..transforms.delaying import exchanged, filled, ring_of, where_given
 from ..tree import leafwise, slot_like
 from ..typing import Count, Decay, NonNegative
 
@@ -80,8 +80,8 @@ class DelayUpdatesState(NamedTuple):
     """State of `delay_updates`."""
 
     count: jax.Array  # t, (), int32: the steps taken.
-    # For each parameter the last steps of `inner`, (steps, *shape), in a ring: that of
-    # step t is at t mod steps. float32 or wider.
+    # For each parameter the last steps of `inner`, (steps + 1, *shape), in a ring: that of
+    # step t is at t mod (steps + 1). float32 or wider; None for no delay.
     pending: Updates
     inner_state: OptState  # That of the transformation inside.
 
@@ -89,11 +89,18 @@ class DelayUpdatesState(NamedTuple):
         """The parameters when all has landed."""
         if self.pending is None:
             return params
-        return _further(params, jax.tree.map(lambda x: jnp.sum(x, axis=0), self.pending))
+
+        def under_way(ring: jax.Array) -> jax.Array:
+            # All but the one that has landed, in whose place the next one comes.
+            places = jnp.arange(ring.shape[0]).reshape(-1, *[1] * (ring.ndim - 1))
+            landed = places == self.count % ring.shape[0]
+            return jnp.sum(jnp.where(landed, 0, ring), axis=0)
+
+        return _further(params, jax.tree.map(under_way, self.pending))
 
 
 def _landing(u: jax.Array, pending: Any, *, count: Any) -> tuple[jax.Array, Any]:
-    return exchanged(pending, u, count, late=pending.shape[0])
+    return exchanged(pending, u, count, late=pending.shape[0] - 1)
 
 
 @transformation(state=DelayUpdatesState)
@@ -123,8 +130,8 @@ def delay_updates(
             the mean is taken; None: there is one worker.
 
     Returns:
-        A `GradientTransformation` with a `DelayUpdatesState`: $4n$ bytes a parameter. Where
-        a leaf has no gradient (None), what is on its way waits for the next one.
+        A `GradientTransformation` with a `DelayUpdatesState`: $4(n + 1)$ bytes a parameter.
+        A leaf without a gradient (None) gets no update, and what was due is lost.
 
     Raises:
         ValueError: If `steps` is negative.
@@ -167,7 +174,9 @@ def delay_updates(
         )
         pending = state.pending
         if steps:
-            out, pending = leafwise(_landing, out, pending, count=state.count)
+            all_of_it = filled(out, pending)
+            landed, pending = leafwise(_landing, all_of_it, pending, count=state.count)
+            out = where_given(landed, out)
         out = _workers.mean(out, axis_name)
         count = numerics.increment(state.count)
         return out, out, DelayUpdatesState(count, pending, inner_state)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import base, numerics
+from .. import _dtypes, base, numerics
 from .._checks import Refusal
 from ..base import (
     EmptyState,
@@ -15,14 +15,15 @@ from ..base import (
     Params,
     Updates,
     transformation,
+    where_updated,
 )
 from ..tree import leafwise, slot_like, slot_of
 from ..typing import Count, Decay, NonNegative, PositiveCount, Schedule
 
 
-def ring_of(slot: Any, length: int) -> Any:
-    """A fresh slot of state with room for `length` steps of what `slot` is like."""
-    return jax.tree.map(lambda x: jnp.repeat(x[None], length, axis=0), slot)
+def ring_of(slot: Any, steps: int) -> Any:
+    """A fresh slot of state for what `slot` is like, of now and of `steps` steps before."""
+    return jax.tree.map(lambda x: jnp.repeat(x[None], steps + 1, axis=0), slot)
 
 
 def exchanged(
@@ -30,9 +31,41 @@ def exchanged(
 ) -> tuple[jax.Array, jax.Array]:
     """What was put into the ring `late` steps ago, and the ring with `new` in it."""
     length = ring.shape[0]
-    old = jax.lax.dynamic_index_in_dim(ring, (count - late) % length, keepdims=False)
+    # Written before it is read, for which there is room: in place. If what is read were
+    # then written over, no data would say which comes first, and XLA would copy the ring.
     ring = jax.lax.dynamic_update_index_in_dim(ring, new, count % length, axis=0)
-    return jnp.where(late == 0, new, old), ring
+    old = jax.lax.dynamic_index_in_dim(ring, (count - late) % length, keepdims=False)
+    return old, ring
+
+
+def filled(updates: Updates, ring: Any) -> Updates:
+    """`updates`, with zeros for what is missing: else the last round would come again."""
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+    if all(u is not None for u in leaves):
+        return updates
+    rings = _dtypes.match(treedef, leaves, ring, "the state", free=True)
+
+    def zeros(ring: Any) -> Any:
+        return jax.tree.map(lambda r: jnp.zeros(r.shape[1:], r.dtype), ring)
+
+    return treedef.unflatten(
+        zeros(r) if u is None else u for u, r in zip(leaves, rings, strict=True)
+    )
+
+
+def where_given(out: Updates, updates: Updates) -> Updates:
+    """`out`, with None where `updates` has it."""
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+    return where_updated(treedef, leaves, treedef.flatten_up_to(out))
+
+
+def _renewed(new: Any, old: Any, updates: Updates) -> Any:
+    """`new`, but `old` where there is no update."""
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
+    columns = (leaves, treedef.flatten_up_to(new), treedef.flatten_up_to(old))
+    return treedef.unflatten(
+        o if u is None else n for u, n, o in zip(*columns, strict=True)
+    )
 
 
 def _checked_schedule(who: str, at: Any) -> None:
@@ -55,8 +88,8 @@ class DelayState(NamedTuple):
     """State of `delay`."""
 
     count: jax.Array  # t, (), int32: the steps taken.
-    # For each parameter the gradients of the last steps, (steps, *shape), in a ring: that
-    # of step t is at t mod steps. None for no delay.
+    # For each parameter the last gradients, (steps + 1, *shape), in a ring: that of step t
+    # is at t mod (steps + 1). None for no delay.
     pending: Updates
 
 
@@ -87,7 +120,8 @@ def delay(steps: Count, *, at: Callable[..., Any] | None = None) -> GradientTran
             jax.random.fold_in(key, t), (), 0, n + 1)`.
 
     Returns:
-        A `GradientTransformation` with a `DelayState`: $4n$ bytes a parameter.
+        A `GradientTransformation` with a `DelayState`: $4(n + 1)$ bytes a parameter. A
+        leaf without a gradient (None) gets none, and what was due is lost.
 
     Raises:
         ValueError: If `steps` is negative.
@@ -117,8 +151,14 @@ def delay(steps: Count, *, at: Callable[..., Any] | None = None) -> GradientTran
         del params, extra
         count, pending = numerics.increment(state.count), state.pending
         if steps:
-            now = {"count": state.count, "late": _late(at, state.count, steps)}
-            updates, pending = leafwise(_delayed, updates, pending, **now)
+            out, pending = leafwise(
+                _delayed,
+                filled(updates, pending),
+                pending,
+                count=state.count,
+                late=_late(at, state.count, steps),
+            )
+            updates = where_given(out, updates)
         return updates, DelayState(count, pending)
 
     return GradientTransformation(init, update)
@@ -128,8 +168,8 @@ class CompensateDelayState(NamedTuple):
     """State of `compensate_delay`."""
 
     count: jax.Array  # t, (), int32: the steps taken.
-    # For each parameter its values at the last steps, (steps, *shape), in a ring; float32
-    # or wider. None if they are given to `update`.
+    # For each parameter its last values, (steps + 1, *shape), in a ring; float32 or wider.
+    # None if they are given to `update`.
     stale_params: Params
     # s, the mean square, shaped like the params; real. None without a decay.
     mean_square: Params
@@ -193,8 +233,8 @@ def compensate_delay(
         eps: $\epsilon \ge 0$.
 
     Returns:
-        A `GradientTransformation` with a `CompensateDelayState`: $4n$ bytes a parameter,
-        and 4 more with a decay. It needs the params.
+        A `GradientTransformation` with a `CompensateDelayState`: $4(n + 1)$ bytes a
+        parameter, and 4 more with a decay. It needs the params.
 
     Raises:
         ValueError: If an argument lies outside of its range; in `update`, if params are
@@ -235,16 +275,17 @@ def compensate_delay(
         **extra: Any,
     ) -> tuple[Updates, CompensateDelayState]:
         del extra
-        late, given = None, ()
+        late, given, grads = None, (), updates
         if steps is not None:
             late = _late(at, state.count, steps)
+            grads = filled(updates, state.stale_params)
         elif stale_params is None:
             base.needs_extra("stale_params", {})
         else:
             given = (stale_params,)
         out, ring, mean_square = leafwise(
             _compensated,
-            updates,
+            grads,
             state.stale_params,
             state.mean_square,
             reads=(params, *given),
@@ -254,8 +295,11 @@ def compensate_delay(
             decay=decay,
             eps=eps,
         )
+        if mean_square is not None and grads is not updates:
+            # Only the params of such a step are kept.
+            mean_square = _renewed(mean_square, state.mean_square, updates)
         count = numerics.increment(state.count)
-        return out, CompensateDelayState(count, ring, mean_square)
+        return where_given(out, updates), CompensateDelayState(count, ring, mean_square)
 
     return GradientTransformation(init, update)
 

@@ -33,6 +33,9 @@ NEUTRAL = {
     "lookahead": lambda tx: ox.lookahead(tx, 5, 1.0),
     "master_weights": ox.master_weights,
     "kahan_summation": ox.kahan_summation,
+    "local_updates": lambda tx: ox.local_updates(tx, ox.sgd(1.0), 1),
+    "delay_updates": lambda tx: ox.delay_updates(tx, 0),
+    "predict_params": lambda tx: ox.predict_params(tx, 2),
 }
 # And as it does something.
 AT_WORK = {
@@ -60,6 +63,8 @@ AT_WORK = {
     "master_weights": ox.master_weights,
     "kahan_summation": ox.kahan_summation,
     "sam": lambda tx: ox.sam(tx, two_step=True),
+    "local_updates": lambda tx: ox.local_updates(tx, ox.sgd(0.7, momentum=0.9), 2),
+    "delay_updates": lambda tx: ox.delay_updates(tx, 2),
 }
 # What turns or shrinks matrices refuses an inner transformation that needs the params.
 INNERMOST = {

@@ -42,7 +42,7 @@ def test_stale_params_may_be_given_instead_of_kept():
         want, a = kept.update(g, a, p)
         got, b = given.update(g, b, p, stale_params=params[max(t - 2, 0)])
         np.testing.assert_allclose(got, want, rtol=1e-6)
-    assert a.stale_params.shape == (2, 3)
+    assert a.stale_params.shape == (3, 3)
     assert b.stale_params is None
 
 
@@ -69,6 +69,32 @@ def test_the_adaptive_strength_has_no_units():
         return jax.lax.scan(step, t.init(params[0]), (grads, params))[1]
 
     np.testing.assert_allclose(updates(64.0), 64.0 * updates(1.0), rtol=1e-6)
+
+
+def test_nothing_comes_twice_where_gradients_are_missing():
+    params, one = {"a": jnp.zeros(1), "b": jnp.zeros(1)}, jnp.ones(1)
+    for tx in (ox.delay(1), ox.delay_updates(ox.identity(), 1)):
+        state, seen = tx.init(params), []
+        for b in (one, 2 * one, None, 3 * one, 4 * one):
+            updates, state = tx.update({"a": one, "b": b}, state)
+            seen.append(None if updates["b"] is None else float(updates["b"][0]))
+        assert seen == [0.0, 1.0, None, 0.0, 3.0]
+
+
+def test_of_a_step_without_a_gradient_the_params_alone_are_kept():
+    t, params = ox.compensate_delay(1.0, 1, decay=0.5), jnp.arange(1.0, 6.0)[:, None]
+    state = t.init(params[0])
+    for i, p in enumerate(params):
+        before = state.mean_square
+        g = None if i % 2 else jnp.ones(1)
+        u, state = t.update(g, state, p)
+        if g is None:
+            assert u is None
+            np.testing.assert_array_equal(state.mean_square, before)
+        else:  # They are one further each time.
+            way = float(i > 0)
+            want = 1.0 + way / np.sqrt(state.mean_square + 1e-7)
+            np.testing.assert_allclose(u, want, rtol=1e-6)
 
 
 def test_what_is_missing_is_asked_for():
