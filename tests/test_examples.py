@@ -134,6 +134,18 @@ def test_the_sweep_prints_its_table_and_draws_its_picture(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_late_gradients_print_their_table_and_draw_their_picture(tmp_path):
+    picture = tmp_path / "small.png"
+    small = ["--optimizers", "sgd", "--delays", "0", "6", "--steps", "60", "--seeds", "1"]
+    out = run(EXAMPLES / "delayed_gradients.py", *small, "--out", picture)
+    prompt, late = (
+        [float(x) for x in re.search(rf" {n} +(.*\d)", out)[1].split()] for n in (0, 6)
+    )
+    assert len(prompt) == len(late) == 5
+    assert prompt[0] < late[1] < late[0]  # None late; at its best rate; at the old one.
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
