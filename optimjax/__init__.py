@@ -35,8 +35,8 @@ and of single examples: microbatched, per_example_global_norm_clip,
 per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
-Update and apply as one program: compiled_step. For another number of workers:
-change_workers.
+Update and apply as one program: compiled_step. On many devices: state_sharding,
+sharded_init. For another number of workers: change_workers.
 
 For choosing: sweep, with log_uniform and uniform.
 
@@ -272,6 +272,9 @@ from .schedules import (
     warmup_schedule as warmup_schedule,
     warmup_stable_decay_schedule as warmup_stable_decay_schedule,
 )
+
+# How a state lies on many devices.
+from .sharding import sharded_init as sharded_init, state_sharding as state_sharding
 
 # Choosing between optimizers.
 from .sweeping import sweep as sweep

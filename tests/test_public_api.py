@@ -32,7 +32,7 @@ LAYERS = [
     {"selection"},
     {"matrices"},
     {"states"},
-    {"schedules", "projections", "gradients", "curvature", "compressors"},
+    {"schedules", "projections", "gradients", "curvature", "compressors", "sharding"},
     {"transforms"},
     {"combinators"},
     {"optimizers", "minimizing", "compiling"},

@@ -1,0 +1,325 @@
+"""States on many devices: where they lie, what that costs, and that it changes nothing."""
+
+import collections
+import math
+import re
+import warnings
+from typing import Any, NamedTuple
+
+import catalogue
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+import optimjax as ox
+
+MESH = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("x", "y"))
+LINE = Mesh(np.array(jax.devices()[:8]), ("data",))
+# XLA as it came with JAX 0.6 does not join reductions, and divides some results further.
+NEW = jax.__version_info__ >= (0, 7)
+SPECS = {
+    "both": ((16, 12), P("x", "y")),
+    "square": ((16, 16), P("x")),
+    "joint": ((8,), P(("x", "y"))),
+    "three": ((4, 6, 8), P(None, "y", "x")),
+    "whole": ((5, 3), P()),
+    "scalar": ((), P()),
+}
+SHAPES = {
+    name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(MESH, spec))
+    for name, (shape, spec) in SPECS.items()
+}
+
+
+def named(tree):
+    """Leaves by key paths."""
+    return {jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(tree)}
+
+
+def specs(tx, params=SHAPES, of=named):
+    return {k: tuple(s.spec) for k, s in of(ox.state_sharding(tx, params)).items()}
+
+
+def normal(shape, sharding, seed=0):
+    x = np.random.default_rng([seed, *shape]).normal(size=shape)
+    return jax.device_put(jnp.asarray(x, jnp.float32), sharding)
+
+
+def arrays():
+    return {name: normal(x.shape, x.sharding) for name, x in SHAPES.items()}
+
+
+def stepped(tx):
+    """Update and apply."""
+
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return ox.apply_updates(params, updates), state
+
+    return jax.jit(step)
+
+
+def collectives(compiled):
+    """The collectives of a program: for each the kind, and the sizes of its arrays."""
+    kinds = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
+    found = []
+    for line in compiled.as_text().splitlines():
+        match = re.search(rf" = (.*?) ({kinds})(-start)?\(", line)
+        if match:
+            shapes = re.findall(r"\w+\[([\d,]*)\]", match[1])
+            sizes = [math.prod(map(int, filter(None, s.split(",")))) for s in shapes]
+            found.append((match[2], sorted(sizes)))
+    sums = [size for kind, sizes in found if kind == "all-reduce" for size in sizes]
+    if not NEW and set(sums) == {1}:
+        return [x for x in found if x[0] != "all-reduce"] + [("all-reduce", sums)]
+    return found
+
+
+# Where a state lies.
+
+
+def test_what_is_like_a_parameter_lies_as_it_does():
+    """In every transformation; what cannot be derived is named, and only there."""
+    missed = set()
+    for case in catalogue.ONE_EACH:
+        tx = case()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            shardings = named(ox.state_sharding(tx, SHAPES))
+        if caught:
+            missed.add(case.make)
+        for path, x in named(jax.eval_shape(tx.init, SHAPES)).items():
+            assert shardings[path].mesh == MESH
+            shardings[path].shard_shape(x.shape)  # Divides.
+            for name, p in SHAPES.items():
+                if f"['{name}']" in path and x.shape == p.shape:
+                    assert shardings[path].is_equivalent_to(p.sharding, x.ndim), (tx, path)
+    # They ask whether the two sides of a matrix are equal.
+    assert missed == {ox.in_low_rank, ox.galore}
+
+
+def test_statistics_follow_the_dimensions_that_they_are_of():
+    factored = specs(ox.scale_by_factored_rms(min_dim_size_to_factor=4))
+    assert factored[".nu['both'].row"] == ("y",)  # The longest is the column.
+    assert factored[".nu['both'].col"] == ("x",)
+    assert factored[".nu['square'].row"] == ("x",)
+    assert factored[".nu['square'].col"] == ()
+    assert factored[".nu['three'].row"] == (None, "y")
+    assert factored[".nu['three'].col"] == (None, "x")
+    assert specs(ox.sm3(0.1))["['scale_by_sm3'].mu['three'][1]"] == ("y",)
+    memory = specs(ox.scale_by_lbfgs(memory_size=4))
+    assert memory[".diff_params_memory['both']"] == (None, "x", "y")
+    assert memory[".weights_memory"] == ()
+    # One axis of the mesh divides one dimension.
+    sides = specs(ox.on_matrices(ox.scale_by_shampoo(), ox.identity()))
+    assert sides[".inner_states['matrices'].factors['both'][0].left"] == (None, "x")
+
+
+NESTED = [
+    ox.sgd(0.1, momentum=0.9),
+    ox.adafactor(0.1, min_dim_size_to_factor=4),
+    ox.accumulate(
+        ox.average_params(
+            ox.partition({"b*": ox.adam(0.1), "**": ox.chain(ox.sm3(0.1), ox.clip(1.0))})
+        ),
+        2,
+    ),
+    ox.master_weights(ox.chain(ox.zero_nans(), optax.adamw(0.1), ox.scale_by_lbfgs(2))),
+    optax.MultiSteps(optax.adafactor(0.1, min_dim_size_to_factor=4), 2),
+]
+
+
+@pytest.mark.skipif(not NEW, reason="It divides what nothing divides.")
+@pytest.mark.parametrize("tx", NESTED, ids=range(len(NESTED)))
+def test_they_are_where_the_compiler_leaves_them(tx):
+    """Which has been told where the params and gradients are, and nothing of the state."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        state = jax.eval_shape(tx.init, SHAPES)
+        compiled = jax.jit(tx.update).lower(SHAPES, state, SHAPES).compile()
+        got = named(ox.state_sharding(tx, SHAPES))
+    want = named(compiled.output_shardings[1])
+    for path, x in named(state).items():
+        assert got[path].is_equivalent_to(want[path], x.ndim), path
+
+
+class Foreign(NamedTuple):
+    """Transformations that nobody has seen, by their states alone."""
+
+    init: Any
+    update: Any = None
+
+
+def rows_and_columns(params):
+    def of(p):
+        if len(p.shape) < 2 or min(p.shape) < 8:
+            return jnp.zeros_like(p)
+        short, long = np.argsort(p.shape, kind="stable")[-2:]
+        return {
+            "short": jnp.zeros(np.delete(p.shape, long)),
+            "long": jnp.zeros(np.delete(p.shape, short)),
+        }
+
+    return jax.tree.map(of, params)
+
+
+def stacks(params):
+    by_shape = collections.defaultdict(list)
+    for p in jax.tree.leaves(params):
+        by_shape[p.shape].append(p)
+    return {f"{len(s)}": jnp.stack(ps) for s, ps in by_shape.items() if len(ps) > 1}
+
+
+def flat(params):
+    return jax.tree.map(lambda p: jnp.zeros((3, p.size)), params)
+
+
+def thirds(params):
+    assert all(n % 3 == 0 for p in jax.tree.leaves(params) for n in p.shape)
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def alike(params):
+    """The bias must have the length of the kernel."""
+    assert params["kernel"].shape[-1] == params["bias"].shape[0]
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def struct(spec, *shape, mesh=MESH):
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+
+
+def test_transformations_that_it_has_never_seen():
+    got = specs(Foreign(rows_and_columns))
+    assert [got[f"['both']['{k}']"] for k in ("short", "long")] == [("y",), ("x",)]
+    assert [got[f"['square']['{k}']"] for k in ("short", "long")] == [("x",), ()]
+    assert [got["['joint']"], got["['three']"]] == [(("x", "y"),), (None, "y", "x")]
+    layers = [struct(P("x", None, "y"), 8, 5, 8) for _ in range(3)]
+    got = specs(Foreign(stacks), [*layers, struct(P(), 8, 8)])
+    assert got == {"['3']": (None, "x", None, "y")}
+    # The outermost dimension stays together when numbers are put into a row.
+    rows = {
+        "w": struct(P("x"), 8, 6),
+        "all": struct(P("x", "y"), 4, 6),
+        "b": struct(P(), 7),
+    }
+    got = specs(Foreign(flat), rows)
+    # Of two that are equal, `min` gives the first, which most other lengths would not tell.
+    first = specs(Foreign(lambda p: jnp.zeros(min(p.shape))), struct(P("x", "y"), 16, 16))
+    assert first == {"": ("x",)}
+    assert got == {"['w']": (None, "x"), "['all']": (None, ("x", "y")), "['b']": ()}
+
+
+def test_lengths_that_are_refused_are_asked_otherwise():
+    of = {"w": struct(P("y", "x"), 6, 12), "b": struct(P("x"), 12)}
+    assert specs(Foreign(thirds), of) == {"['w']": ("y", "x"), "['b']": ("x",)}
+    of = {"kernel": struct(P("y", "x"), 6, 12), "bias": struct(P("x"), 12)}
+    assert specs(Foreign(alike), of) == {"['kernel']": ("y", "x"), "['bias']": ("x",)}
+
+
+@pytest.mark.parametrize(
+    ("init", "params"),
+    [
+        (flat, struct(P(None, "x"), 6, 8)),  # Columns lie here and there.
+        (lambda p: jnp.zeros(p["a"].size + p["b"].size), {"a": SHAPES["joint"]} | {
+            "b": SHAPES["whole"]}),
+        (lambda p: jnp.zeros(p.shape[0] // 2), struct(P("x"), 16)),
+        (lambda p: jnp.zeros(p.shape[0]) if p.shape[0] == 16 else {}, struct(P("x"), 16)),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_derived_is_whole_and_named(init, params):
+    with pytest.warns(UserWarning, match=r"what it cannot derive.* of shape \("):
+        sharding = ox.state_sharding(Foreign(init), params)
+    assert jax.tree.leaves(sharding)[0].is_fully_replicated
+
+
+def test_what_nothing_divides_is_whole_without_a_word():
+    params = {"w": SHAPES["whole"], "b": SHAPES["both"]}
+    assert specs(Foreign(lambda p: jnp.zeros(p["w"].size)), params) == {"": ()}
+    assert specs(ox.adam(0.1), {"w": SHAPES["whole"]})["['scale_by_rms'].nu['w']"] == ()
+
+
+def test_shardings_may_be_given_as_a_prefix():
+    rows = NamedSharding(MESH, P("x"))
+    params = {"a": {"w": jnp.ones((4, 3)), "b": jnp.ones(8)}, "n": None}
+    got = ox.state_sharding(optax.trace(0.9), params, {"a": rows, "n": rows})
+    assert [s.spec for s in jax.tree.leaves(got)] == [P("x"), P("x")]
+
+
+def test_a_state_is_made_where_it_lies():
+    tx, params = ox.lookahead(ox.adam(0.1), 3, 0.5), arrays()
+    state, shardings = ox.sharded_init(tx, params), ox.state_sharding(tx, params)
+    jax.tree.map(np.testing.assert_array_equal, state, tx.init(params))
+    for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert x.sharding == s
+        assert all(
+            part.data.shape == s.shard_shape(x.shape) for part in x.addressable_shards
+        )
+    alone = jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, params))
+    again = ox.sharded_init(tx, alone, jax.tree.map(lambda x: x.sharding, params))
+    assert jax.tree.map(lambda x: x.sharding, again) == shardings
+
+
+def test_wrong_shardings_are_refused_by_name():
+    w = struct(P("x"), 8, 2)
+    tx = ox.adam(0.1)
+    with pytest.raises(
+        ValueError, match=r"^`state_sharding` needs to know.*param_shardings"
+    ):
+        ox.state_sharding(tx, {"w": jnp.ones(2)})
+    with pytest.raises(ValueError, match="needs params on one mesh"):
+        ox.state_sharding(tx, {"w": w, "v": struct(P("data"), 8, mesh=LINE)})
+    sharding = NamedSharding(MESH, P("x", "y"))
+    with pytest.raises(ValueError, match=r"2 dimensions for the leaf \['w'\], which has 1"):
+        ox.state_sharding(tx, {"w": jnp.ones(8)}, sharding)
+    with pytest.raises(TypeError, match=r"`NamedSharding` for every .* \['w'\]"):
+        ox.state_sharding(tx, {"w": w}, {"w": P("x")})
+    with pytest.raises(TypeError, match=r"^`sharded_init` needs arrays"):
+        ox.sharded_init(tx, {"w": w})
+    with pytest.raises(TypeError, match=r"^`state_sharding` takes transformations"):
+        ox.state_sharding(ox.adam, {"w": w})
+
+
+# What a sharded step costs.
+
+
+def compiled_on_a_line(tx, shapes=((64, 48), (32, 32), (16,))):
+    params = [struct(P("data"), *shape, mesh=LINE) for shape in shapes]
+    shardings = ox.state_sharding(tx, params)
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(tx.init, params),
+        shardings,
+    )
+    return stepped(tx).lower(params, state, params).compile()
+
+
+ELEMENTWISE = [
+    ox.sgd(0.1, momentum=0.9), ox.adamw(0.1), ox.lion(0.1), ox.rmsprop(0.1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tx", ELEMENTWISE, ids=repr)
+def test_element_wise_rules_need_nothing_of_other_devices(tx):
+    assert collectives(compiled_on_a_line(tx)) == []
+
+
+def test_a_global_norm_is_one_reduction_of_scalars():
+    tx = ox.chain(ox.clip_by_global_norm(1.0), ox.sgd(0.1, momentum=0.9))
+    assert collectives(compiled_on_a_line(tx)) == [("all-reduce", [1, 1, 1])]
+
+
+def test_what_the_rules_of_leaves_sum_is_all_that_travels():
+    """LAMB two norms of each leaf; Adafactor the columns, and a few numbers of each."""
+    found = collectives(compiled_on_a_line(ox.lamb(0.1)))
+    assert found == [("all-reduce", [1] * 6)]
+    if not NEW:
+        return
+    factored = ox.adafactor(0.1, min_dim_size_to_factor=4)
+    found = collectives(compiled_on_a_line(factored))
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    sizes = sorted(size for _, each in found for size in each)
+    assert sizes[-2:] == [32, 48]
+    assert set(sizes[:-2]) == {1}
