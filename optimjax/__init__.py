@@ -26,7 +26,7 @@ Combinators: chain, in_turn; masked, partition, freeze, sparsely; accumulate,
 conditionally_transform, conditionally_mask; apply_if_finite, skip_spikes,
 dynamic_loss_scaling; average_params, lookahead, schedule_free (eval_params asks them);
 mechanize; graft, in_eigenbasis, in_low_rank; sam; master_weights, kahan_summation;
-pack_small_leaves; spread_matrices; local_updates; delay_updates, predict_params
+pack_small_leaves; zero1, spread_matrices; local_updates; delay_updates, predict_params
 (predicted_params asks them);
 inject_hyperparams (get_hyperparams, set_hyperparams); measure (get_measures).
 
@@ -36,7 +36,7 @@ per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
 Update and apply as one program: compiled_step. On many devices: state_sharding,
-sharded_init. For another number of workers: change_workers.
+sharded_init, and zero1. For another number of workers: change_workers.
 
 For choosing: sweep, with log_uniform and uniform.
 
@@ -160,6 +160,11 @@ from .combinators.sparse import sparsely as sparsely
 from .combinators.spreading import (
     SpreadMatricesState as SpreadMatricesState,
     spread_matrices as spread_matrices,
+)
+from .combinators.zero import (
+    Padded as Padded,
+    Zero1State as Zero1State,
+    zero1 as zero1,
 )
 
 # Functions that make gradients, and those that estimate curvature.

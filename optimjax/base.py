@@ -488,6 +488,11 @@ def _holds(packable: Packable, factory: Callable[..., Any], call: _checks.Bound)
     return packable(arguments.arguments)
 
 
+def is_packable(stage: GradientTransformation) -> bool:
+    """Whether it is known to be all the same to it how numbers are divided among leaves."""
+    return not _by_leaf(stage)
+
+
 def check_packable(
     who: str, stage: GradientTransformation, but: Container[str] = ()
 ) -> None:
