@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.core
 import numpy as np
-from jax import export
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from . import _dtypes, base
@@ -44,7 +43,8 @@ def state_sharding(
     do not, as where `init` asks which dimension is longer, or refuses odd shapes, others
     are asked (multiples; and symbols that compare as the true lengths do, see
     `jax.export.symbolic_shape`). What no two of them agree on is not guessed: it is whole
-    on every device, and there is a warning that names it.
+    on every device, and there is a warning that names it. (None of them shows an `init`
+    that treats squares in a way of their own how it does, if the shapes do not tell.)
 
     Args:
         tx: Any transformation, of this library or of another.
@@ -459,6 +459,8 @@ def _symbolic(
     kinds: list[Kind], of_length: dict[int, list[tuple[Kind, int]]], mesh: Any
 ) -> Iterator[_Shown]:
     """With symbols for lengths: they multiply as such, and compare as numbers."""
+    from jax import export  # Which takes a while, and is seldom needed.
+
     names, bounds, places = [], [], []
     for n, some in of_length.items():
         for place in some:
