@@ -131,10 +131,6 @@ BARE = {
 AMPLIFIES = dict.fromkeys((ox.orthogonalize, ox.muon, ox.normuon, ox.scion), 3.4445**5)
 
 
-# A mesh of two devices, where there are two.
-TWO = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
-
-
 def entry(make, oracle, whole, kwargs):
     oracle = oracle or getattr(oracles, make.__name__)
     needs, chained = NEEDS.get(make, {}), make is ox.cautious
@@ -287,7 +283,7 @@ STAGES = [
         whole=True,
         matrix=True,
     ),
-    Case(ox.zero1, args=(ox.sgd(0.1), TWO), oracle=descent, whole=True),
+    Case(ox.zero1, args=(ox.sgd(0.1), ONE_DEVICE), oracle=descent, whole=True),
     Case(ox.kahan_summation, args=(ox.sgd(0.1),), oracle=descent, whole=True),
     stage(ox.scale, step_size=-0.3),
     stage(ox.scale_by_learning_rate, learning_rate=0.1),
