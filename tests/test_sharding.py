@@ -129,7 +129,7 @@ NESTED = [
         ),
         2,
     ),
-    ox.master_weights(ox.chain(ox.zero_nans(), optax.adamw(0.1), ox.scale_by_lbfgs(2))),
+    ox.master_weights(ox.chain(ox.zero_nans(), optax.adamw(0.1))),
     optax.MultiSteps(optax.adafactor(0.1, min_dim_size_to_factor=4), 2),
 ]
 
