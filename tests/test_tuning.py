@@ -63,6 +63,7 @@ RATED_EXCEPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", RATED)
 @pytest.mark.parametrize("name", [name for name in PROBLEMS if name != "rosenbrock"])
 def test_lands_within_two_times_from_a_rate_a_thousand_times_off(name, tuner):
