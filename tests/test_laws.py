@@ -68,9 +68,16 @@ OF_COMBINATORS = {
 }
 
 
+# And what the lift keeps for stages, and their arithmetic for combinators.
+OF_THE_LIFT = {"missing_gradients_are_left_out"}
+OF_STAGES = {"derivatives_at_zero_are_finite"}
+
+
 def law_of(case, law):
-    slow = law in OF_PARTS and case in catalogue.HEAVY
-    slow |= law in OF_COMBINATORS and catalogue.is_stage(case)
+    """An alias keeps them all if its parts do: that is asked when there is time."""
+    stage = catalogue.is_stage(case)
+    slow = case not in PARTS or (law in OF_PARTS and case in catalogue.HEAVY)
+    slow |= law in (OF_COMBINATORS | OF_THE_LIFT if stage else OF_STAGES)
     return pytest.param(
         case, law, id=f"{case}-{law}", marks=[pytest.mark.slow] if slow else []
     )
@@ -78,7 +85,7 @@ def law_of(case, law):
 
 def tree_of(case, tree):
     """A tree for a case; parts see other trees in their oracles, too."""
-    slow = case in catalogue.HEAVY or (tree != "empty" and case in PARTS)
+    slow = case in catalogue.HEAVY or tree != "empty"
     return pytest.param(
         case, tree, id=f"{tree}-{case}", marks=[pytest.mark.slow] if slow else []
     )
@@ -140,6 +147,7 @@ def test_derivatives_at_zero_of_complex_leaves_are_finite(case):
 RANDOM = catalogue.NOISY | catalogue.ESTIMATING
 
 
+@pytest.mark.slow  # Their oracles take complex numbers, too.
 @pytest.mark.parametrize(
     "case",
     [catalogue.timed(c) for c in PARTS if c.supports_complex and c.make not in RANDOM],
@@ -164,7 +172,10 @@ def test_complex_rules_prefer_no_direction(case):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("case", [*map(catalogue.timed, PARTS)])
+AROUND = [c for c in PARTS if not catalogue.is_stage(c) and c not in catalogue.HEAVY]
+
+
+@pytest.mark.parametrize("case", catalogue.quick_for(AROUND, PARTS))
 def test_float64_leaves_keep_float64_state_where_enabled(case):
     with enable_x64(), jax.disable_jit():
         params = {"w": jnp.ones((2, 3), jnp.float64), "b": jnp.ones(3, jnp.float32)}

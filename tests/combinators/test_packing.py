@@ -68,8 +68,12 @@ def assert_same(got, want, tolerance=2e-6):
         )
 
 
-# Of optimizers stages are parts.
-WHOLE = [c for c in catalogue.ONE_EACH if not catalogue.is_stage(c)]
+OFTEN = (ox.adamw, ox.sgd, ox.lion, ox.rmsprop, ox.radam, ox.adopt)
+WHOLE = [
+    c
+    for c in catalogue.ONE_EACH
+    if c.make in OFTEN or (c in catalogue.PARTS and not catalogue.is_stage(c))
+]
 
 
 @pytest.mark.parametrize("case", catalogue.quick_for(WHOLE, PACKABLE))
@@ -144,7 +148,10 @@ def test_the_gradient_that_later_stages_see_is_whole():
     assert_same(steps(later(packed)), steps(later(lambda tx: tx)))
 
 
-@pytest.mark.parametrize("make", [lambda: ox.adamw(0.1), lambda: ox.lion(0.1)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ox.adamw(0.1), pytest.param(lambda: ox.lion(0.1), marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("missing", [("scale",), ("scale", "large"), ("layers",)])
 def test_leaves_without_a_gradient_stay_what_they_are(make, missing):
     before = ox.add_decayed_weights(0.1), ox.clip_by_global_norm(1.0)

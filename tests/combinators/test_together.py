@@ -186,6 +186,7 @@ def test_random_nestings_keep_their_types(names, case):
     check_by_tracing(tx, case.extra)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(sorted(NEUTRAL)), min_size=3, max_size=6))
 def test_random_nestings_that_do_nothing_do_nothing(names):
