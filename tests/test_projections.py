@@ -188,6 +188,7 @@ def test_leaves_keep_their_dtypes_and_trees_may_be_empty(name):
     assert project(tree_of(np.ones(LENGTH)))["nothing"].shape == (0, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_projections_compile_batch_and_have_the_derivatives_of_the_oracle(name, rng):
     project, want, _ = ALL[name]

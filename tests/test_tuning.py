@@ -40,6 +40,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "tuner"), CASES)
 def test_lands_within_two_times_the_loss_of_the_tuned_rate(name, tuner):
     best, rate = tuned(name, TUNERS[tuner].base)
