@@ -36,7 +36,9 @@ per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
 Update and apply as one program: compiled_step. On many devices: state_sharding,
-sharded_init, and zero1. For another number of workers: change_workers.
+sharded_init, and zero1. For another number of workers: change_workers. What an optimizer is
+made of and keeps, as a table: describe. Pictures: plot_schedule, plot_trajectories on the
+module surfaces.
 
 For choosing: sweep, with log_uniform and uniform.
 
@@ -53,6 +55,7 @@ from . import (
     schedules as schedules,
     selection as selection,
     states as states,
+    surfaces as surfaces,
     tree as tree,
     typing as typing,
 )
@@ -176,6 +179,10 @@ from .curvature import (
     gauss_newton_bartlett_diagonal as gauss_newton_bartlett_diagonal,
     hutchinson_diagonal as hutchinson_diagonal,
 )
+from .describing import (
+    Description as Description,
+    describe as describe,
+)
 from .gradients import (
     microbatched as microbatched,
     per_example_global_norm_clip as per_example_global_norm_clip,
@@ -247,6 +254,12 @@ from .optimizers import (
     soap as soap,
     sophia as sophia,
     yogi as yogi,
+)
+
+# Pictures of optimizers and schedules.
+from .plotting import (
+    plot_schedule as plot_schedule,
+    plot_trajectories as plot_trajectories,
 )
 
 # What `sweep` (below) finds.

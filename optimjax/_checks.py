@@ -52,14 +52,14 @@ class Number(NamedTuple):
             hint = ""
             if callable(value):
                 hint = " It takes no schedule."
-            raise TypeError(f"{where} must be {kinds}, but got {_show(value)}.{hint}")
+            raise TypeError(f"{where} must be {kinds}, but got {shown(value)}.{hint}")
         if jnp.shape(value) != ():
             raise TypeError(
                 f"{where} must be {kinds}, but got an array of shape {jnp.shape(value)}."
             )
         if isinstance(value, jax.core.Tracer):
             if self.plain:
-                raise TypeError(f"{where} must be a plain number, but got {_show(value)}.")
+                raise TypeError(f"{where} must be a plain number, but got {shown(value)}.")
             # Its value is not known yet: it is taken on trust.
             widest = jax.dtypes.canonicalize_dtype(np.float64)
             return jax.lax.convert_element_type(value, widest)
@@ -120,7 +120,7 @@ class FloatDtype(NamedTuple):
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"{where} must be a real floating dtype such as 'float32' or "
-                f"'bfloat16', but got {_show(value)}."
+                f"'bfloat16', but got {shown(value)}."
             )
         return dtype
 
@@ -186,8 +186,8 @@ def bound(function: Callable[..., Any], args: Any, kwargs: Any) -> Bound:
         ValueError: If its value lies outside of its range.
     """
     call = _checked_call(function, args, kwargs)
-    shown = [*map(_show, args), *(f"{k}={_show(v)}" for k, v in kwargs.items())]
-    return Bound(call.args, call.kwargs, f"{function.__name__}({', '.join(shown)})")
+    given = [*map(shown, args), *(f"{k}={shown(v)}" for k, v in kwargs.items())]
+    return Bound(call.args, call.kwargs, f"{function.__name__}({', '.join(given)})")
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
@@ -283,12 +283,12 @@ def _check(annotation: Any) -> Callable[[Any, str], Any] | None:
             if not isinstance(value, str) or value not in literals:
                 options = ", ".join(map(repr, [*([None] if optional else []), *literals]))
                 raise ValueError(
-                    f"{where} must be one of {options}, but got {_show(value)}."
+                    f"{where} must be one of {options}, but got {shown(value)}."
                 )
             return value
         if annotation is bool:
             if not isinstance(value, bool | np.bool_):
-                raise TypeError(f"{where} must be True or False, but got {_show(value)}.")
+                raise TypeError(f"{where} must be True or False, but got {shown(value)}.")
             return bool(value)
         for mark in marks:
             value = mark(value, where)
@@ -313,7 +313,7 @@ def _marks(annotation: Any) -> list[Any]:
     ]
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
     """The expression of an argument, where it has one, or else a short text."""
     if isinstance(value, jax.core.Tracer):
         text = f"<traced {value.dtype}{list(value.shape)}>"

@@ -7,9 +7,11 @@ kind; the call is compiled if nothing around it is; the dtype rule is kept; and 
 `repr` is the expression that made it.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Container, Iterable
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
 
 import jax
@@ -101,6 +103,7 @@ class _Update:
         composed: bool,
         reads_grad: bool,
         by_leaf: tuple[str, ...],
+        made_by: Callable[[], inspect.BoundArguments],
     ):
         self.advance = advance
         self.name = name
@@ -111,6 +114,7 @@ class _Update:
         self.reads_grad = reads_grad  # or reads it itself.
         # The stages to which it matters how the numbers are divided among leaves.
         self.by_leaf = by_leaf
+        self.made_by = made_by  # The call of its factory, defaults included.
         self.__name__ = self.__qualname__ = f"{name}.update"
 
     def __repr__(self) -> str:
@@ -312,19 +316,18 @@ def _member(
             init = _checked_init(init, name, state, real)
             stateless, composed = state is EmptyState, False
             reads_grad = "grad" in inspect.signature(update).parameters
-        return GradientTransformation(
-            init,
-            _Update(
-                advance,
-                name,
-                call.expression,
-                reads,
-                stateless,
-                composed,
-                reads_grad,
-                by_leaf,
-            ),
+        maker = _Update(
+            advance,
+            name,
+            call.expression,
+            reads,
+            stateless,
+            composed,
+            reads_grad,
+            by_leaf,
+            functools.partial(_with_defaults, factory, call),
         )
+        return GradientTransformation(_watchable(init, maker), maker)
 
     # By `setattr`: to a type checker, a function has no attribute of that name.
     setattr(make, "__signature__", _checks.legible(inspect.signature(factory)))  # noqa: B010
@@ -483,9 +486,67 @@ def _by_leaf(stage: GradientTransformation) -> tuple[str, ...]:
 def _holds(packable: Packable, factory: Callable[..., Any], call: _checks.Bound) -> bool:
     if not callable(packable):
         return packable
+    return packable(_with_defaults(factory, call).arguments)
+
+
+def _with_defaults(
+    factory: Callable[..., Any], call: _checks.Bound
+) -> inspect.BoundArguments:
     arguments = inspect.signature(factory).bind(*call.args, **call.kwargs)
     arguments.apply_defaults()
-    return packable(arguments.arguments)
+    return arguments
+
+
+class Start(NamedTuple):
+    """A call of `init`, as `starts` saw it."""
+
+    depth: int  # 0 for the outermost; one more for those that it called.
+    update: Any  # That of the same transformation: it knows the call of its factory.
+    params: Params  # What `init` was given: of a combinator's part, that part.
+    state: OptState  # What it returned.
+
+
+class _Watching(threading.local):
+    """The calls of `init` in this thread, while somebody looks on; their depth."""
+
+    seen: list[Start | None] | None = None
+    depth: int = 0
+
+
+_watching = _Watching()
+
+
+@contextlib.contextmanager
+def starts() -> Iterator[list[Start]]:
+    """Looks on while `init` is called, and lists the calls: callers before the called."""
+    before = _watching.seen, _watching.depth
+    seen: list[Any] = []
+    _watching.seen, _watching.depth = seen, 0
+    try:
+        yield seen
+    finally:
+        _watching.seen, _watching.depth = before
+
+
+def _watchable(
+    init: Callable[[Params], OptState], update: _Update
+) -> Callable[[Params], OptState]:
+    @functools.wraps(init)
+    def watched(params: Params) -> OptState:
+        seen, depth = _watching.seen, _watching.depth
+        if seen is None:
+            return init(params)
+        place = len(seen)
+        seen.append(None)
+        _watching.depth += 1
+        try:
+            state = init(params)
+        finally:
+            _watching.depth = depth
+        seen[place] = Start(depth, update, params, state)
+        return state
+
+    return watched
 
 
 def is_packable(stage: GradientTransformation) -> bool:

@@ -279,7 +279,7 @@ def slot_for(
         dtype = _dtypes.with_real(_dtypes.dtype_of(x), _dtypes.real_dtype(x))
         return tuple(fresh(shape, dtype) for shape in shapes(x, role)) if role else ()
 
-    leaves, treedef = jax.tree.flatten(params, is_leaf=_dtypes.is_none)
+    leaves, treedef = jax.tree.flatten(selection.unboxed(params), is_leaf=_dtypes.is_none)
     return treedef.unflatten(map(made, leaves, found.values()))
 
 

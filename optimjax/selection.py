@@ -208,6 +208,31 @@ def path_of(keys: Any) -> Path:
     )
 
 
+def unboxed(tree: Any) -> Any:
+    """`tree` with what is in the boxes of Flax NNX in their places.
+
+    NNX gives `init` its `Variable`s, and `update` what is in them. Moments may be made in
+    the likeness of either; what is no array like the parameter, such as a tuple, cannot
+    lie in such a box for longer than one step.
+
+    Args:
+        tree: Any tree.
+
+    Example:
+        >>> import optimjax as ox
+        >>> ox.selection.unboxed([1, {"b": 2}])  # There are none.
+        [1, {'b': 2}]
+    """
+
+    def of_one(node: Any) -> bool:
+        return hasattr(type(node), "get_metadata")
+
+    def opened(node: Any) -> Any:
+        return jax.tree.leaves(node)[0] if of_one(node) else node
+
+    return jax.tree.map(opened, tree, is_leaf=of_one)
+
+
 def text(path: Path) -> str:
     """A path as it is written: `encoder/0/kernel`.
 

@@ -174,3 +174,9 @@ def test_examples_say_how_they_are_run(script):
     assert spec is not None
     doc = script.read_text().split('"""')[1]
     assert f"{script.name}" in doc
+
+
+def test_pictures_of_optimizers_and_schedules_are_drawn(tmp_path):
+    run(EXAMPLES / "pictures.py", "--steps", "20", "--out", tmp_path)
+    for name in ("surfaces.png", "schedules.png"):
+        assert (tmp_path / name).stat().st_size > 20_000

@@ -295,6 +295,47 @@ def test_nnx_optimizer():
     assert_close(run(ox.adamw(0.1)), run(optax.adamw(0.1)), atol=OPTAX_ADAM)
 
 
+# Those that keep for a parameter what is no array like it, and others for comparison.
+IN_NNX = [
+    ox.adam,
+    ox.adafactor,
+    ox.galore,
+    ox.muon,
+    ox.normuon,
+    ox.psgd_kron,
+    ox.sm3,
+    ox.soap,
+    ox.shampoo,
+]
+TRAINED_IN_NNX = [
+    pytest.param(
+        case, marks=() if case.make in IN_NNX else pytest.mark.slow, id=case.make.__name__
+    )
+    for case in catalogue.ONE_EACH
+    if case.whole and not (case.extra or case.searching)
+]
+
+
+@pytest.mark.parametrize("case", TRAINED_IN_NNX)
+def test_every_optimizer_trains_in_nnx_as_on_plain_params(case):
+    """For three steps: what `init` made of boxes comes back without them."""
+    from flax import nnx
+
+    tx = case()
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    state = tx.init(params)
+    for step in range(3):
+        grads = jax.tree.map(lambda p, step=step: jnp.cos(3 * p + step), params)
+        boxed = nnx.state(model, nnx.Param)
+        nnx.replace_by_pure_dict(boxed, grads)
+        optimizer.update(model, boxed)
+        updates, state = tx.update(grads, state, params)
+        params = ox.apply_updates(params, updates)
+    assert_close(nnx.to_pure_dict(nnx.state(model, nnx.Param)), params, rtol=1e-5)
+
+
 def test_nnx_optimizers_take_patterns_as_plain_params_do():
     from flax import nnx
 

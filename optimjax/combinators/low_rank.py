@@ -11,6 +11,7 @@ from .._checks import Refusal
 from .._linalg import adjoint, product, same_way
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, join, roles, shapes, slot_for, some_matrix, split
+from ..selection import unboxed
 from ..typing import PositiveCount, Scalar
 
 # Traced once for each role, shape and dtype.
@@ -228,6 +229,7 @@ def in_low_rank(
     base.check_stages("in_low_rank", [inner])
 
     def init(params: Params) -> InLowRankState:
+        params = unboxed(params)
         some_matrix(axes, params)
 
         def projector(shape: tuple[int, int, int], dtype: Any) -> Any:

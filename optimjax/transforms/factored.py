@@ -11,6 +11,7 @@ import numpy as np
 from .. import _dtypes, numerics
 from .._checks import Refusal
 from ..base import GradientTransformation, Params, transformation
+from ..selection import unboxed
 from ..tree import remembering, slot_like
 from ..typing import Decay, Fraction, NonNegative, PositiveCount
 
@@ -243,7 +244,7 @@ def scale_by_sm3(
             lengths = [(n,) for n in jnp.shape(p)] or [()]  # A number covers itself.
             return tuple(jnp.zeros(length, dtype) for length in lengths)
 
-        return jax.tree.map(covers, params)
+        return jax.tree.map(covers, unboxed(params))
 
     return remembering(
         ScaleBySm3State,

@@ -12,6 +12,7 @@ from .._linalg import adjoint, in_units, product
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, matrixwise, roles, slot_for, some_matrix
 from ..schedules import exponential_decay
+from ..selection import unboxed
 from ..tree import leafwise, random_like
 from ..typing import Count, Decay, FractionOrSchedule, Positive, Threshold
 from .adding import Key, typed_key
@@ -287,7 +288,7 @@ def scale_by_psgd_kron(
             return ones * _dtypes.cast(precond_init_scale, ones.dtype)
 
         slots = slot_for(params, axes, factors)
-        leaves, treedef = jax.tree.flatten(params, is_leaf=_dtypes.is_none)
+        leaves, treedef = jax.tree.flatten(unboxed(params), is_leaf=_dtypes.is_none)
         made = (
             slot if role is not None or x is None else diagonal(x)
             for x, role, slot in zip(
