@@ -37,7 +37,8 @@ hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are
 
 Update and apply as one program: compiled_step. On many devices: state_sharding,
 sharded_init, and zero1. For another number of workers: change_workers. What an optimizer is
-made of and keeps, as a table: describe. Pictures: plot_schedule, plot_trajectories on the
+made of and keeps, as a table: describe. For files: state_to_dict,
+state_from_dict. Pictures: plot_schedule, plot_trajectories on the
 module surfaces.
 
 For choosing: sweep, with log_uniform and uniform.
@@ -293,6 +294,9 @@ from .schedules import (
 
 # How a state lies on many devices.
 from .sharding import sharded_init as sharded_init, state_sharding as state_sharding
+
+# States in files.
+from .states import state_from_dict as state_from_dict, state_to_dict as state_to_dict
 
 # Choosing between optimizers.
 from .sweeping import sweep as sweep
