@@ -12,7 +12,7 @@ roots of `optimjax.numerics`.
 """
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import chex
@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _dtypes
+from . import _dtypes, selection
+from ._checks import shown
 from .base import GradientTransformation, Params
 from .combinators.chaining import chain
 from .optimizers import identity
@@ -38,6 +39,9 @@ def check_transformation(
 ) -> None:
     """Runs the laws of the library on a transformation.
 
+    Where a law is broken, it is tried on ever smaller params, as long as it breaks in the
+    same way, and the message says on which it still does: usually a single number.
+
     Args:
         tx: Anything with `init` and `update`.
         params: The parameters to try it on: any tree that it should take.
@@ -46,7 +50,7 @@ def check_transformation(
 
     Raises:
         AssertionError: If a law is broken; the message lists all that are, each with what
-            it asks for and what happened.
+            it asks for, what happened, and the smallest params that show it.
         TypeError: If `tx` is no transformation.
         ValueError: If there is no law of a name in `laws`.
 
@@ -74,10 +78,56 @@ def check_transformation(
             same = causes.setdefault(cause, name)
             if same != name:
                 cause = f"For the same reason as {same}."
+            elif (smallest := _smallest(law, tx, params, extra, type(error))) is not params:
+                cause += f"\n    The same with params {_written(smallest)}."
             broken.append(f"- {name}: {asked}\n    {cause}")
     if broken:
         count = "1 law" if len(broken) == 1 else f"{len(broken)} laws"
-        raise AssertionError(f"{tx!r} breaks {count}:\n" + "\n".join(broken))
+        raise AssertionError(f"{shown(tx)} breaks {count}:\n" + "\n".join(broken))
+
+
+def _smallest(
+    law: Law, tx: Any, params: Params, extra: dict[str, Any], kind: type[Exception]
+) -> Params:
+    """Params as small as they can be while the law breaks by an error of this kind."""
+
+    def breaks(candidate: Params) -> bool:
+        try:
+            law(tx, candidate, **extra)
+        except Exception as error:
+            return type(error) is kind
+        return False
+
+    def smaller(current: Params) -> Iterator[Params]:
+        leaves = {p: x for p, x in selection.by_path(current).items() if x is not None}
+        if len(leaves) > 1:  # Without the one half, the other, or any one.
+            paths = list(leaves)
+            half = len(paths) // 2
+            for kept in (paths[:half], paths[half:], *([path] for path in paths)):
+                yield selection.nested({path: leaves[path] for path in kept})
+            return
+        for path, x in leaves.items():
+            if jnp.size(x) > 1:  # One number: as a scalar, or of as many axes.
+                yield selection.nested({path: x[(0,) * x.ndim]})
+                yield selection.nested({path: x[(slice(0, 1),) * x.ndim]})
+
+    for _ in range(20):  # Each time a half, or all but one: no params have more leaves.
+        found = next(filter(breaks, smaller(params)), None)
+        if found is None:
+            break
+        params = found
+    return params
+
+
+def _written(params: Params) -> str:
+    def one(x: Any) -> str:
+        return f"{_dtypes.dtype_of(x)}{list(jnp.shape(x))}"
+
+    leaves = {p: x for p, x in selection.by_path(params).items() if x is not None}
+    if list(leaves) == [()]:
+        return one(leaves[()])
+    items = (f"{selection.text(path)}: {one(x)}" for path, x in leaves.items())
+    return "{" + ", ".join(items) + "}"
 
 
 def gradients_like(params: Params, seed: int = 0) -> Params:

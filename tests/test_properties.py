@@ -9,36 +9,12 @@ import numpy as np
 from absl.testing import parameterized
 
 import optimjax as ox
+from optimjax import strategies
 
 # Every example compiles something, so that few examples already take seconds.
 SETTINGS = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 
-SHAPES = st.sampled_from([(), (1,), (3,), (2, 3), (0, 2), (2, 1, 2)])
-DTYPES = st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16])
-
-
-@st.composite
-def arrays(draw):
-    shape, dtype = draw(SHAPES), draw(DTYPES)
-    values = draw(
-        st.lists(
-            st.floats(-4, 4, width=16),
-            min_size=int(np.prod(shape)),
-            max_size=int(np.prod(shape)),
-        )
-    )
-    return jnp.asarray(np.float32(values).reshape(shape)).astype(dtype)
-
-
-TREES = st.recursive(
-    arrays() | st.none(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
-    ),
-    max_leaves=4,
-)
+TREES = strategies.trees()
 DECAYS = st.floats(0, 1, exclude_max=True, width=32)
 STAGES = st.one_of(
     st.builds(ox.identity),

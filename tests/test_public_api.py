@@ -44,7 +44,7 @@ LAYERS = [
     {"transforms"},
     {"combinators"},
     {"optimizers", "minimizing", "compiling", "describing", "plotting"},
-    {"testing", "_pictures"},
+    {"testing", "strategies", "_pictures"},
     {"results"},
     {"candidates"},
     {"sweeping"},
