@@ -36,10 +36,10 @@ per_example_layer_norm_clip, private_gradients, private_mean. For curvature:
 hutchinson_diagonal, gauss_newton_bartlett_diagonal, and *_estimator*, which are stages.
 
 Update and apply as one program: compiled_step. On many devices: state_sharding,
-sharded_init, and zero1. For another number of workers: change_workers. What an optimizer is
-made of and keeps, as a table: describe. For files: state_to_dict,
-state_from_dict. Pictures: plot_schedule, plot_trajectories on the
-module surfaces.
+sharded_init, and zero1. For another number of devices, or of workers: change_devices,
+change_workers. What an optimizer is made of and keeps, as a table: describe. For files:
+state_to_dict, state_from_dict. Pictures: plot_schedule, plot_trajectories on the module
+surfaces.
 
 For choosing: sweep, with log_uniform and uniform.
 
@@ -168,6 +168,7 @@ from .combinators.spreading import (
 from .combinators.zero import (
     Padded as Padded,
     Zero1State as Zero1State,
+    change_devices as change_devices,
     zero1 as zero1,
 )
 

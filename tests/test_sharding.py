@@ -444,6 +444,96 @@ def test_zero1_takes_no_gradients_bfloat16_and_a_compiled_step():
     assert aliased >= kept(state)[1]
 
 
+def line(n):
+    return Mesh(np.array(jax.devices()[:n]), ("data",))
+
+
+def small(mesh):
+    shapes = {"w": (16, 8), "thirds": (12, 9), "odd": (13, 7), "b": (5,)}
+    return {k: normal(shape, NamedSharding(mesh, P())) for k, shape in shapes.items()}
+
+
+def test_a_state_goes_on_with_other_devices():
+    """Moments and rings of them, padded in another way on 1, on 8 and on 3 devices."""
+    inner = ox.chain(ox.delay(2), ox.sgd(0.1, momentum=0.9))
+    fresh = {n: ox.zero1(inner, line(n)).init(small(line(n))) for n in (1, 8, 3)}
+    fresh = jax.tree.map(lambda x: jax.device_put(np.ones_like(x), x.sharding), fresh)
+    rng = np.random.default_rng(0)
+    want = jax.tree.map(
+        lambda x: jnp.asarray(rng.integers(99, size=x.shape)).astype(x.dtype), fresh[1]
+    )
+    state = want
+    for n in (8, 3, 1):
+        state = ox.change_devices(state, fresh[n])
+        assert jax.tree.structure(state) == jax.tree.structure(fresh[n])
+        for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(fresh[n]), strict=True):
+            assert (x.shape, x.dtype, x.sharding) == (y.shape, y.dtype, y.sharding)
+        nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ox.Padded))
+        whole = [x.whole() if isinstance(x, ox.Padded) else x for x in nodes]
+        jax.tree.map(np.testing.assert_array_equal, whole, jax.tree.leaves(want))
+        padded = [x for x in nodes if isinstance(x, ox.Padded)]
+        assert {x.rows.shape[-2] for x in padded} == {1: set(), 8: {8}, 3: {3}}[n]
+        for x in padded:
+            flat = x.rows.reshape(*x.rows.shape[:-2], -1)
+            assert np.all(flat[..., math.prod(x.shape) :] == 1)
+
+
+def test_several_arrays_of_a_padded_leaf_are_cut_anew():
+    old = ox.Padded(np.arange(8).reshape(2, 2, 2), (3,))
+    new = ox.change_devices(old, ox.Padded(np.full((2, 4, 1), 9), (3,)))
+    assert new.rows.tolist() == [[[0], [1], [2], [9]], [[4], [5], [6], [9]]]
+    assert ox.change_devices(new, np.zeros((2, 3), int)).tolist() == [[0, 1, 2], [4, 5, 6]]
+
+
+MOMENTUM = ox.sgd(0.1, momentum=0.9)
+# Two of them and eight; three, which do not divide it; and a rule that sees leaves whole.
+SHAPED = [
+    (ox.chain(ox.clip_by_global_norm(1.0), MOMENTUM), 2),
+    (ox.chain(ox.clip_by_global_norm(1.0), MOMENTUM), 3),
+    (ox.chain(ox.centralize(), MOMENTUM), 3),
+]
+
+
+@pytest.mark.parametrize(("inner", "n"), SHAPED, ids=["2", "3", "3, whole"])
+def test_a_state_may_be_shaped_for_eight_devices_on_fewer(inner, n):
+    tx, params = ox.zero1(inner, line(n), devices=8), small(line(n))
+    state, alone = tx.init(params), inner.init(params)
+    for _ in range(2):
+        updates, state = tx.update(params, state, params)
+        want, alone = inner.update(params, alone, params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5), updates, want)
+    of_eight = jax.eval_shape(ox.zero1(inner, line(8)).init, small(line(8)))
+    assert jax.tree.structure(state) == jax.tree.structure(of_eight)
+    derived = jax.tree.leaves(ox.state_sharding(tx, params))
+    leaves = zip(*map(jax.tree.leaves, (state, of_eight)), derived, strict=True)
+    for x, y, sharding in leaves:
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        assert sharding.is_equivalent_to(x.sharding, x.ndim)
+        if x.shape == (8, 12):  # Eight rows, and what else may be divided.
+            assert x.sharding.spec == (P("data") if n == 2 else P(None, "data"))
+    if n == 2:
+        assert kept(state)[1] <= 1.05 * kept(state)[0] / 2
+
+
+def test_states_that_are_not_the_same_do_not_change_devices():
+    params = {"a": jnp.ones(3), "b": jnp.ones(5)}
+
+    def state(inner, params=params, devices=8):
+        return ox.zero1(inner, line(1), devices=devices).init(params)
+
+    like = state(MOMENTUM)
+    with pytest.raises(
+        ValueError, match=r"^`change_devices` needs states of one .* only one .*bias_"
+    ):
+        ox.change_devices(state(ox.adam(0.1)), like)
+    other = state(MOMENTUM, {"a": jnp.ones(4), "b": jnp.ones(5)})
+    with pytest.raises(ValueError, match=r"float32\[4\] and float32\[3\] .*'a'"):
+        ox.change_devices(other, like)
+    packed = ox.pack_small_leaves(MOMENTUM)
+    with pytest.raises(ValueError, match=r"`pack_small_leaves` has put .*'a'"):
+        ox.change_devices(state(packed), state(packed, devices=2))
+
+
 def test_what_zero1_cannot_do_is_named():
     tx = ox.zero1(ox.adam(0.1), LINE)
     with pytest.raises(ValueError, match=r"^`zero1` would gather the leaf \['w'\]"):

@@ -9,13 +9,14 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .. import _dtypes, base, states
-from .._checks import Refusal
+from .._checks import Refusal, checked
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..sharding import Given, Layout, derived, layout_of, parts, shape_of, sharding_of
 from ..tree import broadcast_prefix
+from ..typing import PositiveCount
 
 # How much a device may keep besides its part, as a fraction of that: of the leaves as they
 # are shown to `inner`, which decide on most of its state, and then of the state.
@@ -27,13 +28,16 @@ _SLACK_OF_LEAVES, _SLACK = 0.03, 0.04
 class Padded:
     """An array that does not divide, cut into a row for each device, zeros at the end."""
 
-    rows: jax.Array  # (devices, ceil(size / devices)).
+    # (devices, ceil(size / devices)); where a transformation keeps several for each
+    # parameter, with axes in front.
+    rows: jax.Array
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def whole(self) -> jax.Array:
         """The array."""
-        size = math.prod(self.shape)
-        return jax.lax.reshape(self.rows.reshape(-1)[:size], self.shape)
+        front, size = self.rows.shape[:-2], math.prod(self.shape)
+        flat = self.rows.reshape(*front, -1)[..., :size]
+        return jax.lax.reshape(flat, (*front, *self.shape))
 
 
 def _padded(x: jax.Array, devices: int) -> Padded:
@@ -82,7 +86,7 @@ class _Plan(NamedTuple):
     state: list[_Place]  # and between steps.
 
 
-def _divide(shape: tuple[int, ...], layout: Layout, mesh: Mesh, axis: str) -> Layout | None:
+def _divide(shape: tuple[int, ...], layout: Layout, mesh: Any, axis: str) -> Layout | None:
     """`layout` with the axis in it, at the longest free dimension; `None` if at no one."""
     if any(axis in axes for axes in layout):
         return layout
@@ -103,7 +107,7 @@ def _divide(shape: tuple[int, ...], layout: Layout, mesh: Mesh, axis: str) -> La
 def _places(
     leaves: list[Any],
     layouts: list[Layout],
-    mesh: Mesh,
+    mesh: Any,
     axis: str,
     *,
     shown: bool = False,
@@ -144,9 +148,18 @@ class _Planner:
     """Where everything lies, inside of one `zero1`."""
 
     def __init__(
-        self, inner: GradientTransformation, mesh: Mesh, axis: str, shardings: Any
+        self,
+        inner: GradientTransformation,
+        mesh: Mesh,
+        axis: str,
+        shardings: Any,
+        devices: int | None,
     ):
         self.inner, self.mesh, self.axis, self.given = inner, mesh, axis, shardings
+        self.devices = mesh.shape[axis] if devices is None else devices
+        sizes = {**mesh.shape, axis: self.devices}
+        # That for which shapes are made.
+        self.planned = AbstractMesh((*sizes.values(),), (*sizes,))
         self.plans: dict[Any, _Plan] = {}
 
     def __call__(self, params: Params) -> _Plan:
@@ -163,7 +176,7 @@ class _Planner:
         places = _places(
             [shapes[i] for i in there],
             [before[i] for i in there],
-            self.mesh,
+            self.planned,
             self.axis,
             shown=True,
             pad=base.is_packable(self.inner),
@@ -171,21 +184,43 @@ class _Planner:
         inside = [_Place(()) for _ in shapes]
         for i, place in zip(there, places, strict=True):
             inside[i] = place
-        cut = functools.partial(_padded, devices=self.mesh.shape[self.axis])
+
+        def cut(x: Any) -> Any:
+            return jax.eval_shape(functools.partial(_padded, devices=self.devices), x)
+
         seen = treedef.unflatten(
-            jax.eval_shape(cut, x) if place.padded else x
-            for x, place in zip(shapes, inside, strict=True)
+            cut(x) if place.padded else x for x, place in zip(shapes, inside, strict=True)
         )
         leaves, seen_treedef = jax.tree.flatten(seen)
         layouts = [place.layout for place in places]
-        found = derived(self.inner, Given(seen_treedef, leaves, layouts, self.mesh))
+        found = derived(self.inner, Given(seen_treedef, leaves, layouts, self.planned))
         kept, state_treedef = jax.tree.flatten(found.state)
         as_derived = [
             layout_of(s.spec, x.ndim, ())
             for s, x in zip(jax.tree.leaves(found.shardings), kept, strict=True)
         ]
-        stored = _places(kept, as_derived, self.mesh, self.axis)
+        stored = _places(kept, as_derived, self.planned, self.axis)
+        if self.devices % self.mesh.shape[self.axis]:
+            for i, x in zip(there, leaves, strict=True):
+                inside[i] = self._fitted(inside[i], x.shape)
+            pairs = [*zip(kept, stored, as_derived, strict=True)]
+            as_derived = [self._fitted(_Place(y), x.shape).layout for x, _, y in pairs]
+            stored = [
+                self._fitted(place, cut(x).rows.shape if place.padded else x.shape)
+                for x, place, _ in pairs
+            ]
         return _Plan(treedef, before, inside, state_treedef, as_derived, stored)
+
+    def _fitted(self, place: _Place, shape: tuple[int, ...]) -> _Place:
+        """The place, for devices that do not divide what those planned for do."""
+        layout = place.layout
+        if all(
+            n % parts(self.mesh, axes) == 0 for n, axes in zip(shape, layout, strict=True)
+        ):
+            return place
+        rest = tuple(tuple(a for a in axes if a != self.axis) for axes in layout)
+        divided = _divide(shape, rest, self.mesh, self.axis)
+        return place._replace(layout=rest if divided is None else divided)
 
     def _layouts(self, params: Params, treedef: Any) -> list[Layout]:
         """How the params lie outside."""
@@ -220,7 +255,7 @@ class _Planner:
             return None
         if not place.padded:
             return self.laid(x, place.layout)
-        cut = _padded(x, self.mesh.shape[self.axis])
+        cut = _padded(x, self.devices)
         return dataclasses.replace(cut, rows=self.laid(cut.rows, place.layout))
 
     def taken(self, x: Any, layout: Layout) -> Any:
@@ -236,6 +271,8 @@ def zero1(
     mesh: Mesh,
     axis: str = "data",
     param_shardings: Any = None,
+    *,
+    devices: PositiveCount | None = None,
 ) -> GradientTransformation:
     r"""Divides the state, and the work of the step, among devices that all have the params.
 
@@ -256,6 +293,12 @@ def zero1(
     sharding constraints, so the step has to be compiled as one program for all devices, by
     `jax.jit` or `compiled_step`, not inside of `shard_map`.
 
+    What is padded, and so the shapes in the state, depends on $n$. To go on with other
+    devices than before, there are two ways. `devices`, a number that all the numbers of
+    devices divide on which a run may be, keeps the shapes what they are on all of them, so
+    that nothing has to be changed. Else read the old state with `devices` as it was then,
+    and give it to `change_devices`.
+
     Args:
         inner: Any transformation.
         mesh: The mesh of the devices. Its axes are of the type `AxisType.Auto`, which
@@ -265,6 +308,9 @@ def zero1(
         param_shardings: How the params are divided along other axes: a tree, or a prefix of
             one, of `PartitionSpec`, or of `NamedSharding` on this mesh. `None` means not
             at all.
+        devices: For how many devices the state is shaped; `None` means those there are.
+            Where they do not divide the number, some of the state may be whole on all of
+            them: that is to read it, rather than to go on.
 
     Returns:
         A `GradientTransformation` with a `Zero1State`, which `init` makes in its place,
@@ -295,7 +341,7 @@ def zero1(
     """
     base.check_stages("zero1", [inner])
     _check_mesh(mesh, axis)
-    plan_of = _Planner(inner, mesh, axis, param_shardings)
+    plan_of = _Planner(inner, mesh, axis, param_shardings, devices)
 
     def stored(state: OptState, plan: _Plan) -> Zero1State:
         leaves = plan.state_treedef.flatten_up_to(state)
@@ -351,6 +397,116 @@ def zero1(
         return new, gradient, stored(inner_state, plan)
 
     return base.combinator(init, advance, (inner,))
+
+
+@checked
+def change_devices(state: Any, like: Any) -> Any:
+    """What `zero1` keeps on some devices, for another number of them.
+
+    Nothing is lost, and nothing is computed: what is padded is taken out of its rows and
+    cut into as many as there shall be; the rest is divided otherwise. New padding is what
+    `like` has there. Around `zero1` there may be other transformations, as there may be
+    inside, but for `pack_small_leaves` with leaves that are padded.
+
+    It is one compiled program on the new devices. An array whose rows change may be whole
+    on each of them while it runs; so is all of the old state, if it comes from elsewhere
+    than the mesh of `like`.
+
+    Args:
+        state: The state of any transformation with `zero1` in it, or a tree with such
+            states: arrays on the old devices, on the new, or on none (of NumPy). From a
+            checkpoint it is read in the place of what `zero1(..., devices=n)` makes on the
+            new devices, where it was written on $n$.
+        like: The same for the devices to go on with: what `init` gives there.
+
+    Returns:
+        The numbers of `state`, in the shapes of `like`, and where that lies.
+
+    Raises:
+        ValueError: If the trees do not match, or the arrays in them (by the key path).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optimjax as ox
+        >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+        >>> params = {"w": jnp.ones(5)}
+        >>> def optimizer(devices=None):
+        ...     return ox.zero1(ox.sgd(0.1, momentum=0.9), mesh, devices=devices)
+        >>> state = optimizer(4).init(params)
+        >>> _, state = optimizer(4).update(params, state, params)
+        >>> print(state.inner_state["scale_by_momentum"].momentum["w"].rows.shape)
+        (4, 2)
+        >>> state = ox.change_devices(state, optimizer().init(params))
+        >>> print(state.inner_state["scale_by_momentum"].momentum["w"])
+        [1. 1. 1. 1. 1.]
+    """
+    pairs, old_treedef = jax.tree.flatten_with_path(state, is_leaf=_is_padded)
+    like_pairs, treedef = jax.tree.flatten_with_path(like, is_leaf=_is_padded)
+    _check_alike(pairs, like_pairs, same=old_treedef == treedef)
+    old, new = [x for _, x in pairs], [y for _, y in like_pairs]
+    mesh = next((s.mesh for s in map(_lying, jax.tree.leaves(new)) if s is not None), None)
+    if mesh is None:  # Nothing lies on many devices.
+        return treedef.unflatten(map(_reshaped, old, new))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    shardings = jax.tree.map(lambda y: _lying(y) or everywhere, new)
+
+    def brought(x: Any) -> Any:
+        lying = _lying(x)
+        here = lying is not None and lying.mesh == mesh
+        return x if here else jax.device_put(x, everywhere)
+
+    program = jax.jit(lambda old, new: [*map(_reshaped, old, new)], out_shardings=shardings)
+    return treedef.unflatten(program(*jax.tree.map(brought, (old, new))))
+
+
+def _lying(x: Any) -> NamedSharding | None:
+    sharding = getattr(x, "sharding", None)
+    return sharding if isinstance(sharding, NamedSharding) else None
+
+
+def _check_alike(old: list[Any], new: list[Any], *, same: bool) -> None:
+    """Refuses arrays, by key path, that are not the same but for how they are cut."""
+    for path, x in (*old, *new):
+        if _is_padded(x) and x.rows is None:
+            raise Refusal(
+                ValueError,
+                "cannot tell where `pack_small_leaves` has put the leaf "
+                f"{_dtypes.name_of(path)}, which is padded.",
+            )
+    if not same:
+        only = {path for path, _ in old} ^ {path for path, _ in new}
+        names = sorted(map(_dtypes.name_of, only))
+        raise Refusal(
+            ValueError,
+            "needs states of one structure, but "
+            + (f"only one has the leaf {names[0]}." if names else "they are of two kinds."),
+        )
+    for (path, x), (_, y) in zip(old, new, strict=True):
+        was, is_now = (jax.eval_shape(_natural, z) for z in (x, y))
+        if (was.shape, was.dtype) != (is_now.shape, is_now.dtype):
+            raise Refusal(
+                ValueError,
+                f"needs the same arrays, but got {was.dtype}{[*was.shape]} and "
+                f"{is_now.dtype}{[*is_now.shape]} for the leaf {_dtypes.name_of(path)}.",
+            )
+
+
+def _natural(x: Any) -> Any:
+    """An array without its padding."""
+    return dataclasses.replace(x, rows=_natural(x.rows)).whole() if _is_padded(x) else x
+
+
+def _reshaped(x: Any, like: Any) -> Any:
+    """An array, padded or not, as another is."""
+    x = _natural(x)
+    if not _is_padded(like):
+        return x
+    rows = _natural(like.rows)
+    front = rows.shape[:-2]
+    size = math.prod(like.shape)
+    flat = x.reshape(*front, size)
+    padding = rows.reshape(*front, -1)[..., size:]
+    new = jnp.concatenate([flat, padding], axis=-1).reshape(rows.shape)
+    return dataclasses.replace(like, rows=_reshaped(new, like.rows))
 
 
 def _check_mesh(mesh: Any, axis: str) -> None:
