@@ -1,7 +1,6 @@
 """What people ask for most, each in a few lines: `python examples/recipes.py [name ...]`.
 
-    pip install -e '.[examples]'    # in a clone; `resume_from_a_checkpoint` wants
-                                    # orbax-checkpoint besides
+    pip install -e '.[examples]'    # in a clone
     python examples/recipes.py                    # all of them
     python examples/recipes.py accumulate_gradients
 

@@ -8,6 +8,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import optimjax as ox
@@ -144,6 +145,37 @@ def test_late_gradients_print_their_table_and_draw_their_picture(tmp_path):
     assert len(prompt) == len(late) == 5
     assert prompt[0] < late[1] < late[0]  # None late; at its best rate; at the old one.
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_process_is_killed_and_others_go_on():
+    arguments = ["--kill-at", "28", "--victim", "1"]
+    out = " ".join(run(EXAMPLES / "multi_process.py", *arguments).split())
+    assert re.search(r"one is killed 3 1 to 2\d", out), out
+    steps = {n: re.search(rf"resumed by {n} {n} (\d+) to 40", out) for n in (2, 3)}
+    assert {int(found[1]) for found in steps.values()} <= {17, 25}
+    assert "process 1 killed at step 28" in out
+    assert "the same as undisturbed bit for bit; the largest difference is 0" in out
+    assert "the same as undisturbed to float32 rounding" in out
+
+
+def test_other_parameters_after_a_restart_are_an_error():
+    script = EXAMPLES / "multi_process.py"
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    end = {name: np.ones(2, np.float32) for name in ("w1", "b1", "w2", "b2")}
+
+    def ended(processes, most):
+        changed = {**end, "b2": end["b2"] + np.float32([0, most])}
+        return module.Run("run", processes, 0, 9, 1.0, "", changed)
+
+    for processes, most, fine in ((3, 0, True), (3, 2e-7, False), (2, 2e-7, True)):
+        runs = [ended(3, 0), ended(3, 9), ended(processes, most)]
+        lines, verdict = module.compare(runs)
+        assert verdict == fine
+        assert ("NOT" in lines[0]) != fine
+    assert not module.compare([ended(3, 0), ended(3, 9), ended(2, np.nan)])[1]
 
 
 @pytest.mark.parametrize(
