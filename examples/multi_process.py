@@ -23,6 +23,7 @@ Start reading at `train`.
 """
 
 import argparse
+import inspect
 import os
 import random
 import re
@@ -57,7 +58,7 @@ except ImportError as error:
         f"{error.name} is missing; get it with: pip install -e '.[examples]' in a clone"
     ) from None
 
-HIDDEN = 50  # Which neither 3 nor 4 divides: `zero1` has to pad the biases.
+HIDDEN = 50  # Which neither 3 nor 4 divides: there `zero1` pads some of the leaves.
 BATCH = 96  # All processes together.
 HEARTBEAT = 10  # Seconds of silence after which a process is held to be dead.
 PATIENCE = 15  # Seconds that the others have to see that one is dead.
@@ -89,13 +90,14 @@ def network(params: Params, x: jax.Array) -> jax.Array:
 
 
 def loss(params: Params, x: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy, the mean over all processes."""
+    """Cross-entropy: of a batch, the mean over the shards of all processes."""
     log_p = jax.nn.log_softmax(network(params, x))
     return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
 
-def accuracy(params: Params, x: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.argmax(network(params, x), axis=1) == labels)
+def judge(params: Params, x: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    right = jnp.argmax(network(params, x), axis=1) == labels
+    return {"loss": loss(params, x, labels), "accuracy": jnp.mean(right)}
 
 
 class Shards:
@@ -127,12 +129,12 @@ def make_optimizer(mesh: Mesh, devices: int | None = None) -> ox.GradientTransfo
 
 def train(arguments: argparse.Namespace) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        arguments.coordinator,
-        arguments.processes,
-        arguments.process,
-        heartbeat_timeout_seconds=HEARTBEAT,
-    )
+    job = arguments.coordinator, arguments.processes, arguments.process
+    known = inspect.signature(jax.distributed.initialize).parameters
+    # JAX 0.6 cannot be told; there it is 100 seconds.
+    beat: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
+    jax.distributed.initialize(*job, **{k: v for k, v in beat.items() if k in known})
+    chief = jax.process_index() == 0
     mesh = Mesh(jax.devices(), ("data",))
     if BATCH % mesh.size:
         raise SystemExit(f"{mesh.size} devices do not divide a batch of {BATCH}")
@@ -152,19 +154,18 @@ def train(arguments: argparse.Namespace) -> None:
         first = files.latest_step() or 0  # A checkpoint has the number of steps done.
         if first:
             params, state = restore(files, params, state, mesh)
-        value = np.nan
         for i in range(first, arguments.steps):
             if i == arguments.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             params, state, value = step(params, state, *batches[i])
             save(files, i + 1, params, state, mesh)
-            if jax.process_index() == 0:
+            if chief:
                 print(f"step {i + 1} of {arguments.steps}: loss {value:.4f}", flush=True)
-    if jax.process_index() == 0:
-        right = jax.jit(accuracy)(jax.device_get(params), batches.pixels, batches.labels)
+    if chief:
+        end = jax.device_get(params)
+        about = jax.jit(judge)(end, batches.pixels, batches.labels)
         parts = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
-        about = {"first": first, "loss": value, "accuracy": right}
-        np.savez(arguments.folder / END, **params, **about, state=sum(parts))
+        np.savez(arguments.folder / END, **end, **about, first=first, state=sum(parts))
 
 
 def save(
@@ -186,8 +187,11 @@ def restore(
     """What the last checkpoint has, in the place of `params` and of a fresh `state`."""
     steps = files.latest_step()
     about = files.restore(steps, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
-    # The state has the shapes that it had on so many devices.
-    then = make_optimizer(mesh, about["about"]["devices"]).init(params)
+    devices = about["about"]["devices"]
+    if jax.process_index() == 0:
+        print(f"{steps} steps are done, on {devices} devices; going on with {mesh.size}")
+    # It is read in the shapes that it had on so many.
+    then = make_optimizer(mesh, devices).init(params)
     run = ocp.args.StandardRestore((params, then))
     params, then = files.restore(steps, args=ocp.args.Composite(run=run))["run"]
     return params, ox.change_devices(then, state)
@@ -283,10 +287,11 @@ class Launcher:
     def follow(self, worker: subprocess.Popen[str], task: Any, last: list[int]) -> None:
         """Reads what the first process prints."""
         assert worker.stdout is not None
-        for line in worker.stdout:
-            if found := re.match(r"step (\d+) of", line):
-                last[0] = int(found[1])
-                self.progress.update(task, completed=last[0])
+        with worker.stdout:
+            for line in worker.stdout:
+                if found := re.match(r"step (\d+) of", line):
+                    last[0] = int(found[1])
+                    self.progress.update(task, completed=last[0])
 
 
 def wait(workers: list[subprocess.Popen[str]]) -> str:
@@ -377,12 +382,16 @@ def compare(runs: list[Run]) -> tuple[list[str], bool]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     number = {"type": int, "metavar": "N"}
-    parser.add_argument("--processes", **number, help="how many there are (here: 3)")
-    parser.add_argument("--then", **number, default=2, help="and then (default: 2)")
+    parser.add_argument("--processes", **number, help="how many (on one machine: 3)")
+    parser.add_argument("--then", **number, default=2, help="how many go on (default: 2)")
     parser.add_argument("--steps", **number, default=40, help="(default: 40)")
-    parser.add_argument("--every", **number, default=8, help="checkpoints (default: 8)")
-    parser.add_argument("--kill-at", **number, help="the step (default: by chance)")
-    parser.add_argument("--victim", **number, help="the process (default: by chance)")
+    parser.add_argument(
+        "--every", **number, default=8, help="steps between checkpoints (default: 8)"
+    )
+    parser.add_argument("--kill-at", **number, help="at which step (default: by chance)")
+    parser.add_argument(
+        "--victim", **number, help="which process, from 0 (default: by chance)"
+    )
     parser.add_argument("--folder", type=Path, help="for checkpoints")
     cluster = parser.add_argument_group("on a cluster")
     cluster.add_argument("--worker", action="store_true", help="this is one of them")
@@ -401,9 +410,8 @@ def parse() -> argparse.Namespace:
         return arguments
     if arguments.processes is None:
         arguments.processes = 3
-    for count in (arguments.processes, arguments.then):
-        if not 1 <= count <= 4:
-            parser.error("on one machine it takes 1 to 4 processes")
+    if not (2 <= arguments.processes <= 4 and 1 <= arguments.then <= 4):
+        parser.error("on one machine it takes 2 to 4 processes, and then 1 to 4")
     if arguments.folder is not None and arguments.folder.exists():
         parser.error(f"there is a folder {str(arguments.folder)!r}; give a new one")
     if arguments.kill_at is None:
@@ -445,7 +453,12 @@ def main() -> None:
     console.width = max(console.width, 100)  # Narrower, numbers would be cut off.
     console.print(make_table(runs))
     lines, fine = compare(runs)
-    console.print(f"{runs[1].name}: {runs[1].how}", *lines, sep="\n", highlight=False)
+    lines = [
+        "loss and accuracy: over all images; state of one: what one process keeps of it",
+        f"{runs[1].name}: {runs[1].how}",
+        *lines,
+    ]
+    console.print(*lines, sep="\n", highlight=False)
     if not fine:
         sys.exit(1)
 
