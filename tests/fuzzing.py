@@ -217,7 +217,9 @@ SPOILS = [
 
 def told(error):
     """Whether an error is one that the library words: of its kinds, with a name in it."""
-    return isinstance(error, ValueError | TypeError) and re.search(r"`\w+[(`]", str(error))
+    return isinstance(error, ValueError | TypeError) and re.search(
+        r"`[\w<>]+[(`]", str(error)
+    )
 
 
 def check_bad(run):

@@ -212,3 +212,15 @@ def test_pictures_of_optimizers_and_schedules_are_drawn(tmp_path):
     run(EXAMPLES / "pictures.py", "--steps", "20", "--out", tmp_path)
     for name in ("surfaces.png", "schedules.png"):
         assert (tmp_path / name).stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("framework", ["nnx", "linen", "equinox", "jax"])
+def test_the_optimizer_trains_in_every_framework(framework):
+    pytest.importorskip({"nnx": "flax", "linen": "flax"}.get(framework, framework))
+    out = run(EXAMPLES / "frameworks.py", framework)
+    assert float(re.findall(r"loss (\d\.\d+)", out)[0]) < 0.01
+
+
+def test_a_framework_that_is_none_is_refused():
+    out = run(EXAMPLES / "frameworks.py", "keras", expected=2)
+    assert "there is no 'keras'; there are nnx, linen, equinox, jax" in out
