@@ -9,7 +9,6 @@ to the last step. What is not installed is left out, and said.
 """
 
 import argparse
-
 from typing import Any
 
 import jax
