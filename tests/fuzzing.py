@@ -168,6 +168,8 @@ def check_good(run):
 
 # Each spoils (updates, state, params, extra) of a call; None, if it cannot of this one.
 def _another_structure(run, call):
+    if not jax.tree.leaves(run.params):
+        return None  # Params that are None are none at all.
     return {**call, "updates": {"other": call["updates"], "more": jnp.ones(2)}}
 
 

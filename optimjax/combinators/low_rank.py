@@ -99,7 +99,9 @@ class _View:
 
     def __init__(self, updates: Updates, projectors: Any, axes: Axes, side: str):
         self.leaves, self.treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
-        self.projectors = self.treedef.flatten_up_to(projectors)
+        self.projectors = _dtypes.match(
+            self.treedef, self.leaves, projectors, "the state", free=True
+        )
         self.side = side
         found = roles(axes, updates, known=True).values()
         # None for what the inner transformation is given as it is.

@@ -196,6 +196,16 @@ def pack_small_leaves(
         params = base.needs(params)
         leaves, treedef = jax.tree.flatten(params, is_leaf=_dtypes.is_none)
         layout = _layout(leaves, max_size)
+        if {dtype: len(blocks) for dtype, blocks in layout.items()} != {
+            dtype: len(starts) for dtype, starts in state.starts.items()
+        }:
+            raise Refusal(
+                ValueError,
+                f"got params with small leaves of {sorted(layout) or 'no dtype'}, where "
+                f"`init` was given {sorted(state.starts) or 'none'}, or others in number. "
+                "What widens the params, such as `in_turn`, goes inside: "
+                "`pack_small_leaves(in_turn(...))`.",
+            )
 
         given = [u is not None for u in treedef.flatten_up_to(updates)]
 

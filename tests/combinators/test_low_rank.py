@@ -209,3 +209,10 @@ def test_matrices_of_one_shape_are_traced_once(monkeypatch):
     tx = ox.in_low_rank(ox.sgd(0.1), 2)
     jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params))
     assert sorted(traces) == [(1, 2, 11), (1, 11, 2)]
+
+
+def test_updates_of_another_structure_are_refused_by_name():
+    tx = ox.in_low_rank(ox.scale_by_rms(), 1)
+    state = tx.init({"w": jnp.ones((4, 3))})
+    with pytest.raises(ValueError, match=r"^`in_low_rank` got updates whose structure"):
+        tx.update({"v": jnp.ones((4, 3))}, state)

@@ -211,3 +211,14 @@ def test_one_leaf_and_none_at_all():
         updates, state = tx.update(params, tx.init(params), params)
         assert jax.tree.structure(updates) == jax.tree.structure(params)
         assert state.starts == {}
+
+
+def test_params_that_something_around_it_widens_are_refused_with_the_way_out():
+    """`in_turn` shows its second step the params as they are before they are rounded."""
+    params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2, jnp.bfloat16)}
+    tx = ox.in_turn(ox.scale(-0.1), ox.pack_small_leaves(ox.sgd(0.1)))
+    with pytest.raises(ValueError, match=r"^`pack_small_leaves` got params.*\['float32'\]"):
+        tx.update(params, tx.init(params), params)
+    inside = ox.pack_small_leaves(ox.in_turn(ox.scale(-0.1), ox.sgd(0.1)))
+    updates, _ = inside.update(params, inside.init(params), params)
+    np.testing.assert_allclose(np.float32(updates["w"]), -0.2, rtol=1e-2)
