@@ -177,6 +177,7 @@ def test_a_compiled_step(name, way):
 STATISTICS = (scale.lines, scale.sm3)
 
 
+@pytest.mark.skipif(not NEW, reason="An older XLA divides it otherwise.")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam, adamw", "lamb", "sm3"])
 def test_leaves_without_a_side_that_divides(name):

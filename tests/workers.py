@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 AXIS = "workers"
 BYTES = {"f32": 4, "f64": 8, "s32": 4, "u8": 1, "s8": 1, "pred": 1, "bf16": 2, "u32": 4}
+BYTES |= {"f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 
 
