@@ -52,6 +52,7 @@ from . import (
     compressors as compressors,
     matrices as matrices,
     numerics as numerics,
+    porting as porting,
     projections as projections,
     schedules as schedules,
     selection as selection,

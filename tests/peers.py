@@ -13,194 +13,20 @@ import operator
 import jax.numpy as jnp
 
 import optimjax as ox
+from optimjax._pytorch import (
+    CLASSES as TORCH,
+    at_most_inverse_sqrt as _at_most_inverse_sqrt,
+    given as _given,
+    whole,
+)
 
 identity = ox.identity()
 
-
-def _given(value, stage):
-    """`stage(value)`, or nothing where the peer's argument switches it off."""
-    return stage(value) if value else identity
-
-
-# PyTorch: everything sees the L2 penalty, except where the decay is decoupled.
-
-
-def _torch(*stages, lr, weight_decay=0.0, maximize=False):
-    return ox.chain(
-        ox.scale(-1.0) if maximize else identity,
-        _given(weight_decay, ox.add_decayed_weights),
-        *stages,
-        ox.scale_by_learning_rate(lr),
-    )
-
-
-def torch_sgd(lr=1e-3, momentum=0.0, dampening=0.0, nesterov=False, **rest):
-    stage = functools.partial(
-        ox.scale_by_momentum, dampening=dampening, nesterov=nesterov, undamped_start=True
-    )
-    return _torch(_given(momentum, stage), lr=lr, **rest)
-
-
-def torch_adagrad(lr=1e-2, lr_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, **rest):
-    return _torch(
-        ox.scale_by_rss(initial_accumulator_value, eps, eps_in_sqrt=False),
-        lr=ox.inverse_time_decay(lr, 1, lr_decay),
-        **rest,
-    )
-
-
-def torch_rmsprop(lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, **rest):
-    return _torch(
-        ox.scale_by_rms(alpha, eps, centered=centered),
-        _given(momentum, ox.scale_by_momentum),
-        lr=lr,
-        **rest,
-    )
-
-
-def _torch_adam_stages(betas, eps, amsgrad):
-    b1, b2 = betas
-    return (
-        ox.scale_by_momentum(b1, dampening=b1),
-        ox.add_bias_correction(b1),
-        ox.scale_by_rms(b2, eps, bias_correction=True, amsgrad="raw" if amsgrad else None),
-    )
-
-
-def torch_adam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False, **rest):
-    return _torch(*_torch_adam_stages(betas, eps, amsgrad), lr=lr, **rest)
-
-
-def torch_adamw(
-    lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, **rest
-):
-    decay = ox.add_decayed_weights(weight_decay)
-    return _torch(*_torch_adam_stages(betas, eps, amsgrad), decay, lr=lr, **rest)
-
-
-def _torch_whole(tx, weight_decay=0.0, maximize=False):
-    """An optimizer that brings its learning rate along."""
-    return ox.chain(
-        ox.scale(-1.0) if maximize else identity,
-        _given(weight_decay, ox.add_decayed_weights),
-        tx,
-    )
-
-
-def _torch_decayed(make, decoupled, weight_decay, **rest):
-    """`make(wd)`, with the decay decoupled inside of it, or coupled before it."""
-    inner, outer = (weight_decay, 0.0) if decoupled else (0.0, weight_decay)
-    return _torch_whole(make(inner), outer, **rest)
-
-
-def torch_nadam(
-    lr=2e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
-    momentum_decay=4e-3,
-    decoupled_weight_decay=False,
-    **rest,
-):
-    b1, b2 = betas
-
-    def make(decay):
-        return ox.nadamw(lr, b1, b2, eps, weight_decay=decay, momentum_decay=momentum_decay)
-
-    return _torch_decayed(make, decoupled_weight_decay, weight_decay, **rest)
-
-
-def torch_radam(
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
-    decoupled_weight_decay=False,
-    **rest,
-):
-    b1, b2 = betas
-
-    def make(decay):
-        return ox.chain(
-            ox.scale_by_momentum(b1, dampening=b1),
-            ox.add_bias_correction(b1),
-            ox.scale_by_rectified_rms(b2, eps, eps_hat=True),
-            _given(decay, ox.add_decayed_weights),
-            ox.scale_by_learning_rate(lr),
-        )
-
-    return _torch_decayed(make, decoupled_weight_decay, weight_decay, **rest)
-
-
-def torch_adamax(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, **rest):
-    b1, b2 = betas
-    return _torch_whole(ox.adamax(lr, b1, b2, eps), **rest)
-
-
-def torch_adadelta(lr=1.0, rho=0.9, eps=1e-6, **rest):
-    return _torch_whole(ox.adadelta(lr, rho, eps), **rest)
-
-
-def torch_asgd(lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, **rest):
-    return _torch_whole(ox.asgd(lr, lambd, alpha, t0), **rest)
-
-
-def torch_rprop(lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), **rest):
-    return _torch_whole(ox.rprop(lr, *etas, *step_sizes), **rest)
+# PyTorch. All that the library itself knows, for states that are brought over.
 
 
 def torch_sparse_adam(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, maximize=False):
-    return ox.sparsely(_torch_whole(tf1_adam(lr, *betas, eps), maximize=maximize))
-
-
-def _at_most_inverse_sqrt(lr):
-    """min(lr, 1 / sqrt(t)) at the step t = 1, 2, ..."""
-    if callable(lr) or lr == 0:  # No plain number to make the schedule of.
-        rate = lr if callable(lr) else ox.constant_schedule(lr)
-        one = ox.inverse_sqrt_schedule(1.0, 1.0, offset=1)
-        return lambda t: jnp.minimum(rate(t), one(t))
-    return ox.inverse_sqrt_schedule(lr, 1 / lr**2, offset=1)
-
-
-def torch_adafactor(
-    lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weight_decay=0.0, maximize=False
-):
-    eps1, eps2 = eps
-    return ox.chain(
-        ox.scale(-1.0) if maximize else identity,
-        ox.scale_by_factored_rms(
-            decay_rate=-beta2_decay,
-            min_dim_size_to_factor=1,
-            epsilon=float(jnp.finfo(jnp.float32).eps) if eps1 is None else eps1,
-            factored_dims="last",
-            clamp=True,
-        ),
-        ox.clip_by_block_rms(d),
-        ox.scale_by_learning_rate(_at_most_inverse_sqrt(lr)),
-        ox.scale_by_param_block_rms(eps2),
-        _given(weight_decay, lambda decay: ox.add_decayed_weights(-lr * decay)),
-    )
-
-
-def torch_muon(
-    lr=1e-3,
-    weight_decay=0.1,
-    momentum=0.95,
-    nesterov=True,
-    ns_coefficients=(3.4445, -4.7750, 2.0315),
-    eps=1e-7,
-    ns_steps=5,
-    adjust_lr_fn="original",
-):
-    factor = 0.2 if adjust_lr_fn == "match_rms_adamw" else 1.0
-    rule = adjust_lr_fn.removesuffix("_adamw")
-    return ox.chain(
-        ox.scale_by_momentum(momentum, dampening=momentum, nesterov=nesterov),
-        ox.orthogonalize(ns_coefficients, ns_steps, eps, dtype="bfloat16", axes="oi"),
-        ox.scale_by_matrix_shape(rule, factor, axes="oi"),
-        _given(weight_decay, ox.add_decayed_weights),
-        ox.scale_by_learning_rate(lr),
-    )
+    return ox.sparsely(whole(tf1_adam(lr, *betas, eps), maximize=maximize))
 
 
 def torch_lbfgs(lr=1.0, history_size=100):
@@ -531,22 +357,7 @@ def optax_adan(learning_rate, b2=0.92, **rest):
 
 # Each peer's class names.
 CLASSES = {
-    "torch": {
-        "SGD": torch_sgd,
-        "Adagrad": torch_adagrad,
-        "RMSprop": torch_rmsprop,
-        "Adam": torch_adam,
-        "AdamW": torch_adamw,
-        "NAdam": torch_nadam,
-        "Adamax": torch_adamax,
-        "ASGD": torch_asgd,
-        "Adadelta": torch_adadelta,
-        "Adafactor": torch_adafactor,
-        "RAdam": torch_radam,
-        "Rprop": torch_rprop,
-        "SparseAdam": torch_sparse_adam,
-        "Muon": torch_muon,
-    },
+    "torch": {**TORCH, "SparseAdam": torch_sparse_adam},
     "keras_jax": {
         "SGD": keras_sgd,
         "RMSprop": keras_rmsprop,

@@ -13,6 +13,7 @@ from optimjax import (
     compressors,
     matrices,
     numerics,
+    porting,
     projections,
     selection,
     states,
@@ -44,6 +45,8 @@ LAYERS = [
     {"transforms"},
     {"combinators"},
     {"optimizers", "minimizing", "compiling", "describing", "plotting"},
+    {"_pytorch"},
+    {"porting"},
     {"testing", "strategies", "_pictures"},
     {"results"},
     {"candidates"},
@@ -68,6 +71,7 @@ FUNCTIONS = {
         projections,
         compressors,
         numerics,
+        porting,
         testing,
     )
     for name, value in vars(space).items()

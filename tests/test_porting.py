@@ -1,0 +1,333 @@
+"""States that come from elsewhere, and the steps that follow: those of the original."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import recordings
+from trajectories import trajectory
+
+import optimjax as ox
+from optimjax import porting
+
+FILE = recordings.FOLDER / "ported_torch.npz"
+TORCH = json.loads(FILE.with_suffix(".json").read_text())
+ARRAYS = dict(np.load(FILE))
+BEFORE = TORCH["before"]
+NAMES = {"w": "net.0.weight", "b": "net.0.bias", "s": "scale", "t": "net.1.weight"}
+PLACES = {name: leaf for leaf, name in NAMES.items()}
+# A recorded step is rounded a few times, and relative to the parameter; so is ours.
+TOLERANCE = 20 * 2**-23
+
+
+def saved(case):
+    """The recorded `state_dict()`, its arrays as NumPy's."""
+    state, start = {}, f"{case}/state/"
+    for key, x in ARRAYS.items():
+        if key.startswith(start):
+            i, slot = key.removeprefix(start).split("/")
+            state.setdefault(int(i), {})[slot] = x
+    meta = TORCH["cases"][case]
+    return {"state": state, "param_groups": meta["param_groups"]}
+
+
+def recorded(case):
+    """The parameters that go with it, the next gradients, and the path that followed."""
+    leaves = TORCH["cases"][case]["leaves"]
+    path = {leaf: ARRAYS[f"{case}/{leaf}"] for leaf in leaves}
+    grads = recordings.gradients("plain", leaves)
+    return (
+        {leaf: jnp.asarray(path[leaf][0]) for leaf in leaves},
+        {leaf: jnp.asarray(g[BEFORE:], jnp.float32) for leaf, g in grads.items()},
+        path,
+    )
+
+
+def ported(case, wrap=lambda tx: tx, places=PLACES, **kwargs):
+    kind, leaves = TORCH["cases"][case]["cls"], TORCH["cases"][case]["leaves"]
+    names = [NAMES[leaf] for leaf in leaves]
+    params, _, _ = recorded(case)
+    tx = wrap(porting.like_torch(kind, saved(case)))
+    step = BEFORE if kind in ("SGD", "Muon") else None
+    state = porting.from_torch(tx, params, saved(case), names, places, step=step, **kwargs)
+    return tx, state, params
+
+
+def followed(tx, state, params, grads):
+    """The parameters after each of the steps along `grads`."""
+    going_on = ox.GradientTransformation(lambda params: state, tx.update)
+    return trajectory(going_on, params, grads)
+
+
+@pytest.mark.parametrize("case", TORCH["cases"])
+def test_the_next_ten_steps_are_those_of_torch(case):
+    tx, state, params = ported(case)
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init(params))
+    _, grads, path = recorded(case)
+    got = followed(tx, state, params, grads)
+    for leaf, want in path.items():
+        if case == "Muon":  # It rounds to bfloat16: in units of the way (`test_replay.py`).
+            way = np.abs(want - want[0]).max()
+            assert np.abs(got[leaf] - want[1:]).max() <= 0.03 * way
+        else:
+            assert recordings.error(got[leaf], want[1:]) <= TOLERANCE, leaf
+
+
+def in_two_groups(case="AdamW"):
+    """That state, with the biases in a group of their own: another decay, fewer steps."""
+    both = saved(case)
+    (group,) = both["param_groups"]
+    both["param_groups"] = [
+        {**group, "params": [0, 2]},
+        {**group, "weight_decay": 0.0, "params": [1], "lr": 0.5},
+    ]
+    both["state"][1]["step"] = np.float32(7.0)
+    return both
+
+
+def test_each_group_has_its_hyperparameters_and_its_count():
+    both, names = in_two_groups(), [["net.0.weight", "scale"], ["net.0.bias"]]
+    params, grads, path = recorded("AdamW")
+    tx = porting.like_torch("AdamW", both, names, PLACES)
+    state = porting.from_torch(tx, params, both, names, PLACES)
+    got = followed(tx, state, params, grads)
+    for leaf in ("w", "s"):
+        assert recordings.error(got[leaf], path[leaf][1:]) <= TOLERANCE
+    assert state.inner_states["1"]["scale_by_rms"].count == 7
+    step = got["b"][0] - params["b"]
+    slots = both["state"][1]
+    g = np.float64(grads["b"][0])
+    m = 0.9 * slots["exp_avg"] + 0.1 * g
+    v = 0.95 * slots["exp_avg_sq"] + 0.05 * g * g
+    want = -0.5 * (m / (1 - 0.9**8)) / (np.sqrt(v / (1 - 0.95**8)) + 1e-8)
+    np.testing.assert_allclose(step, want, rtol=1e-5)
+    one = ox.adamw(1e-3)
+    with pytest.raises(ValueError, match=r"bias` has taken 7 .*`scale` 20.*partition"):
+        porting.from_torch(one, params, both, names, PLACES)
+
+
+@pytest.mark.parametrize("case", ["Adam", "RMSprop.centered", "Adafactor"])
+def test_an_array_that_is_turned_has_its_moments_turned(case):
+    turned = {**PLACES, "net.0.weight": ("w", (1, 0))}
+    leaves = {leaf: x for leaf, x in PLACES.items() if leaf != "net.1.weight"}
+    params, grads, path = recorded(case)
+    tensors = {NAMES[leaf]: x[0] for leaf, x in path.items()}
+    across = {**params, "w": params["w"].T}
+    begin = porting.params_from_torch(across, tensors, turned)
+    np.testing.assert_array_equal(begin["w"], params["w"].T)
+    kind = TORCH["cases"][case]["cls"]
+    tx = porting.like_torch(kind, saved(case))
+    state = porting.from_torch(tx, begin, saved(case), list(leaves), turned)
+    got = followed(tx, state, begin, {**grads, "w": jnp.swapaxes(grads["w"], 1, 2)})
+    assert recordings.error(np.swapaxes(got["w"], 1, 2), path["w"][1:]) <= TOLERANCE
+    # The same by a function, but for the rows and columns of Adafactor.
+    by_function = {**turned, "net.0.weight": ("w", np.transpose)}
+    if case == "Adafactor":
+        with pytest.raises(ValueError, match="cannot turn the rows and columns"):
+            porting.from_torch(tx, begin, saved(case), list(leaves), by_function)
+    else:
+        again = porting.from_torch(tx, begin, saved(case), list(leaves), by_function)
+        jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_what_stands_around_the_optimizer_begins_anew():
+    def around(tx):
+        tx = ox.chain(ox.clip_by_global_norm(100.0), ox.master_weights(tx))
+        return ox.accumulate(ox.apply_if_finite(tx, 3), 2)
+
+    tx, state, params = ported("AdamW", around)
+    _, grads, path = recorded("AdamW")
+    assert state.gradient_step == BEFORE
+    twice = jax.tree.map(lambda g: jnp.repeat(g, 2, axis=0), grads)
+    got = followed(tx, state, params, twice)
+    for leaf, want in path.items():
+        assert recordings.error(got[leaf][1::2], want[1:]) <= TOLERANCE
+
+
+class Tensor:
+    """What a tensor of bfloat16 is to those who may not import its library."""
+
+    dtype = "torch.bfloat16"
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    cpu = detach
+
+    def float(self):
+        whole = Tensor(self.array)
+        whole.dtype = "torch.float32"
+        return whole
+
+    def numpy(self):
+        if self.dtype == "torch.bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.array
+
+
+def test_tensors_are_copied_and_bfloat16_is_widened():
+    state_dict = saved("SGD.momentum")
+    buffer = np.full((3, 4), 1.5, np.float32)
+    state_dict["state"][0]["momentum_buffer"] = Tensor(buffer)
+    params, _, _ = recorded("SGD.momentum")
+    tx = porting.like_torch("SGD", state_dict)
+    names = list(PLACES)[:3]
+    state = porting.from_torch(tx, params, state_dict, names, PLACES, step=3)
+    buffer[:] = 0.0  # As a step of torch's would.
+    np.testing.assert_array_equal(state["scale_by_momentum"].momentum["w"], 1.5)
+
+
+def refused(match, tx=None, state_dict=None, names=None, places=PLACES, **kwargs):
+    state_dict = state_dict or saved("Adam.amsgrad")
+    tx = tx or porting.like_torch("Adam", state_dict)
+    params = kwargs.pop("params", recorded("Adam")[0])
+    names = list(PLACES)[:3] if names is None else names
+    with pytest.raises(ValueError, match=match):
+        porting.from_torch(tx, params, state_dict, names, places, **kwargs)
+
+
+def test_what_has_no_place_on_either_side_is_listed():
+    refused(r"for `max_exp_avg_sq of net.0.weight`, .*`dropped", ox.adam(1e-3))
+    refused(r"nothing .*: `scale_by_factored_rms/nu/b`, ", ox.adafactor(1e-3))
+    refused(r"`average/b`, `average/s`", ox.average_params(ported("Adam.amsgrad")[0]))
+    refused(
+        r"`scale -> other`. There are `b`, `s`, `w`", places=PLACES | {"scale": "other"}
+    )
+    refused(r"no place for `scale`", places={k: PLACES[k] for k in list(PLACES)[:2]})
+    refused(r"two for `w`: ", places=PLACES | {"scale": "w"})
+    refused(
+        r"nothing .*: `scale_by_momentum/momentum/s`, `scale_by_rms/nu/s`, .*: no par",
+        places=PLACES | {"scale": None},
+    )
+    dropped, params = ox.chain(ox.adam(1e-3)), recorded("Adam")[0]
+    state = porting.from_torch(
+        dropped,
+        params,
+        saved("Adam.amsgrad"),
+        list(PLACES)[:3],
+        PLACES | {"scale": None},
+        fresh="**/s",
+        dropped="max_exp_avg_sq",
+    )
+    assert state["adam"]["scale_by_rms"].nu["s"] == 0
+    assert state["adam"]["scale_by_rms"].nu["b"].all()
+
+
+def test_what_does_not_fit_is_refused_by_both_names():
+    params = recorded("Adam")[0]
+    refused(
+        r"`net.0.weight`, of shape \(3, 4\), into `w`, of shape \(4, 3\)",
+        params=params | {"w": params["w"].T},
+    )
+    refused(r"by the axes \(2, 0\)", places=PLACES | {"net.0.weight": ("w", (2, 0))})
+    refused(r"got \[2\] names for groups of \[3\]", names=["a", "b"])
+    refused("got .4. names", names=list(PLACES))
+    state_dict = saved("Adam")
+    with pytest.raises(ValueError, match="needs the `names`"):
+        porting.from_torch(ox.adam(1.0), params, state_dict)
+    state_dict["param_groups"][0]["param_names"] = list(PLACES)[:3]
+    porting.from_torch(ox.adam(1.0), params, state_dict, places=PLACES)
+    with pytest.raises(TypeError, match="`from_torch` takes the `state_dict"):
+        porting.from_torch(ox.adam(1.0), params, {"w": 1})
+
+
+def test_what_cannot_be_carried_exactly_is_refused_with_the_way_out():
+    refused('amsgrad="raw"', ox.amsgrad(1e-3))
+    kwargs = {"state_dict": saved("SGD.dampening"), "step": 20}
+    refused("weighs 0.5, .* weighs 1. Make .*dampening=0.5", ox.sgd(0.1, 0.9), **kwargs)
+    mean = ox.chain(ox.scale_by_momentum(0.9), ox.scale_by_rms(0.999), ox.scale(-0.1))
+    refused("weighs 0.1, .*dampening=0.9", mean)
+    kwargs = {"state_dict": saved("SGD.momentum")}
+    refused("needs `step`", ox.sgd(0.1, 0.9), **kwargs)
+    refused("`step=19`, but the state has taken 20", step=19)
+    complex_state = saved("Adam")
+    slots = complex_state["state"][0]
+    slots |= {k: slots[k] + 1j for k in ("exp_avg", "exp_avg_sq")}
+    params = recorded("Adam")[0] | {"w": jnp.ones((3, 4), jnp.complex64)}
+    refused("squares of both parts", ox.adam(1.0), state_dict=complex_state, params=params)
+
+
+def test_like_torch_takes_what_is_there_and_refuses_what_it_does_not_know():
+    state_dict = saved("Adam")
+    known = porting.like_torch("Adam", state_dict, lr=lambda t: 0.1 / (t + 1))
+    assert "0.01" in repr(known)  # The decay, of the group.
+    with pytest.raises(ValueError, match=r"knows SGD, .* but not 'LBFGS'"):
+        porting.like_torch("LBFGS", state_dict)
+    with pytest.raises(ValueError, match="told 'AdamW', but this state is of 'Adam'"):
+        porting.like_torch("AdamW", state_dict)
+    state_dict["param_groups"][0]["warp"] = 9
+    with pytest.raises(ValueError, match=r"does not know all of .*'warp'"):
+        porting.like_torch("Adam", state_dict)
+
+
+def test_a_run_of_the_real_torch_goes_on_here():
+    torch = pytest.importorskip("torch")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)
+        )
+    x, y = torch.linspace(-1, 1, 15).reshape(5, 3), torch.ones(5, 2)
+    named = dict(model.named_parameters())
+    groups = [
+        {"params": [(n, p) for n, p in named.items() if n.endswith("weight")]},
+        {"params": [(n, p) for n, p in named.items() if n.endswith("bias")], "lr": 0.05},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+    def step(freeze):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model(x), y).backward()
+        if freeze:  # It has had no gradient, and has no state.
+            named["2.bias"].grad = None
+        optimizer.step()
+        scheduler.step()
+
+    def place(name):
+        layer, kind = name.split(".")
+        weight = kind == "weight"
+        return (f"layers/{layer}/kernel", (1, 0)) if weight else f"layers/{layer}/bias"
+
+    for _ in range(5):
+        step(freeze=True)
+    like = {
+        "layers": {
+            "0": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)},
+            "2": {"kernel": jnp.zeros((4, 2)), "bias": jnp.zeros(2)},
+        }
+    }
+    params = porting.params_from_torch(like, model.state_dict(), place)
+    saved_state = optimizer.state_dict()
+
+    def rate(base):
+        return ox.exponential_decay(base, 1, 0.9)
+
+    parts = {"**/kernel": (0.01, "0"), "**/bias": (0.05, "1")}
+    tx = ox.partition(
+        {p: ox.adamw(rate(lr), weight_decay=0.1) for p, (lr, _) in parts.items()}
+    )
+    state = porting.from_torch(tx, params, saved_state, None, place, fresh="**/2/bias")
+    tx_of_groups = porting.like_torch("AdamW", saved_state, None, place)
+    porting.from_torch(tx_of_groups, params, saved_state, None, place, fresh="**/2/bias")
+
+    def loss(params):
+        h = jnp.asarray(x.numpy())
+        first, last = params["layers"]["0"], params["layers"]["2"]
+        h = jnp.tanh(h @ first["kernel"] + first["bias"][None])
+        out = h @ last["kernel"] + last["bias"][None]
+        return jnp.mean((out - jnp.asarray(y.numpy())) ** 2)
+
+    for _ in range(10):
+        step(freeze=True)
+        grads = jax.grad(loss)(params)
+        grads["layers"]["2"]["bias"] = None
+        updates, state = tx.update(grads, state, params)
+        params = ox.apply_updates(params, updates)
+    want = porting.params_from_torch(like, model.state_dict(), place)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), params, want)
