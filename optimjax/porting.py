@@ -34,7 +34,8 @@ from .selection import Path, by_path, path_of, text
 from .transforms import factored
 from .transforms.averaging import AsgdState
 from .transforms.factored import FactoredMoment, ScaleByFactoredRmsState
-from .transforms.momentum import AddNadamCorrectionState, ScaleByMomentumState
+from .transforms.moments import ScaleByBeliefState, ScaleByYogiState
+from .transforms.momentum import AddNadamCorrectionState, EmaState, ScaleByMomentumState
 from .transforms.rms import (
     ScaleByAdadeltaState,
     ScaleByInfinityMomentState,
@@ -42,7 +43,8 @@ from .transforms.rms import (
     ScaleByRmsState,
     ScaleByRssState,
 )
-from .transforms.sign import ScaleByRpropState
+from .transforms.scaling import ScaleByLearningRateState, ScaleByScheduleState
+from .transforms.sign import ScaleByLionState, ScaleByRpropState
 
 Turn = Sequence[int] | Callable[[np.ndarray], Any] | None
 Place = str | tuple[str, Turn] | None
@@ -60,6 +62,8 @@ _ANEW = (
     MasterWeightsState,
     MeasureState,
 )
+# Of these, the ones that are not missed where there is no such thing.
+_TELLING = (ApplyIfFiniteState, InjectHyperparamsState, MeasureState)
 
 
 # What both directions share: our states, and what goes where in them.
@@ -164,7 +168,7 @@ def _filled(
 
 def _like(old: Any, new: Any) -> jax.Array:
     """A number or array in the dtype, and on the devices, of the one that it replaces."""
-    array = np.asarray(new).astype(old.dtype)
+    array = np.asarray(new).astype(old.dtype)  # A copy: later steps of theirs are in place.
     if len(getattr(old.sharding, "device_set", ())) > 1:
         return jax.device_put(array, old.sharding)
     return jnp.asarray(array)
@@ -240,13 +244,13 @@ class _Source(NamedTuple):
 
 
 def _as_numpy(x: Any) -> np.ndarray:
-    """A copy of a tensor, without its library: a later step of theirs is in place."""
+    """The numbers of a tensor, without its library."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         if str(x.dtype) in ("torch.bfloat16", "torch.float8_e4m3fn", "torch.float8_e5m2"):
             x = x.float()  # NumPy has no such dtype.
         x = x.numpy()
-    return np.array(x)
+    return np.asarray(x)
 
 
 def _turned(array: np.ndarray, turn: Turn, name: str) -> np.ndarray:
@@ -710,3 +714,443 @@ def _of_group(
 def _plain(x: Any) -> Any:
     """A hyperparameter without its tensor."""
     return _as_numpy(x).item() if hasattr(x, "detach") else x
+
+
+# Optax.
+
+_MOMENTS = {"mu": "mu", "nu": "nu"}
+# Our state; for each class of Optax that has its slots, our field and theirs.
+_OPTAX: dict[type, dict[str, dict[str, str]]] = {
+    ScaleByMomentumState: {
+        "TraceState": {"momentum": "trace"},
+        "ScaleByAdamState": {"momentum": "mu"},
+        "ScaleByAmsgradState": {"momentum": "mu"},
+    },
+    EmaState: {"EmaState": {"ema": "ema"}},
+    ScaleByRmsState: {
+        "ScaleByAdamState": {"nu": "nu"},
+        "ScaleByAmsgradState": {"nu": "nu", "nu_max": "nu_max"},
+        "ScaleByRmsState": {"nu": "nu"},
+        "ScaleByRmsWithCountState": {"nu": "nu"},
+        "ScaleByRStdDevState": {"nu": "nu", "mean": "mu"},
+        "ScaleByRStdDevWithCountState": {"nu": "nu", "mean": "mu"},
+    },
+    ScaleByRectifiedRmsState: {"ScaleByAdamState": {"nu": "nu"}},
+    ScaleByInfinityMomentState: {"ScaleByAdamState": {"nu": "nu"}},
+    ScaleByRssState: {"ScaleByRssState": {"sum_of_squares": "sum_of_squares"}},
+    ScaleByAdadeltaState: {"ScaleByAdaDeltaState": {"e_g": "e_g", "e_x": "e_x"}},
+    ScaleByBeliefState: {"ScaleByBeliefState": _MOMENTS},
+    ScaleByYogiState: {"ScaleByAdamState": _MOMENTS},
+    ScaleByLionState: {"ScaleByLionState": {"mu": "mu"}},
+    # What is not factored is in `v`, and has a single zero in the others.
+    ScaleByFactoredRmsState: {"FactoredState": {"nu": "v"}},
+    AccumulateState: {"MultiStepsState": {"total": "acc_grads", "mini_step": "mini_step"}},
+    ApplyIfFiniteState: {
+        "ApplyIfFiniteState": {
+            "notfinite_count": "notfinite_count",
+            "total_notfinite": "total_notfinite",
+            "last_finite": "last_finite",
+        }
+    },
+}
+_FACTORED = {"row": "v_row", "col": "v_col"}
+_RATES = (ScaleByLearningRateState, ScaleByScheduleState)
+
+
+class _Foreign(NamedTuple):
+    """A state of Optax that may have slots."""
+
+    name: str  # Of its class.
+    paths: frozenset[Path] | None  # Of the params that it was made for, if it shows.
+    state: Any
+
+    def slots(self) -> list[str]:
+        """The fields in which there is more than counts and other states."""
+        if self.name == "FactoredState":
+            return ["v", *_FACTORED.values()]
+        known = {f for row in _OPTAX.values() for f in row.get(self.name, {}).values()}
+        others = (
+            field
+            for field, x in self.state._asdict().items()
+            if field not in known
+            and not any(map(_is_foreign, jax.tree.leaves(x, is_leaf=_is_foreign)))
+            and any(jnp.ndim(leaf) for leaf in jax.tree.leaves(x))
+        )
+        return [*(f for f in self.state._fields if f in known), *others]
+
+
+def _is_foreign(x: Any) -> bool:
+    kind = type(x)
+    return (
+        hasattr(kind, "_fields")
+        and kind.__module__.split(".")[0] == "optax"
+        and kind.__name__ != "MaskedNode"
+    )
+
+
+def _foreign(state: Any) -> list[_Foreign]:
+    """The states of Optax in one, in the order of the stages."""
+    found: list[_Foreign] = []
+
+    def visit(x: Any) -> None:
+        if _is_foreign(x):
+            found.append(_Foreign(type(x).__name__, _paths_in(x), x))
+        elif isinstance(x, dict):
+            names = [{node.name for node in _foreign_in(y)} for y in x.values()]
+            twice = {n for n in set().union(*names) if sum(n in s for s in names) > 1}
+            if twice & {name for row in _OPTAX.values() for name in row}:
+                raise Refusal(
+                    ValueError,
+                    f"cannot tell which of the {sorted(twice)} in a dict of states comes "
+                    "first: `jit` has sorted their names. Take a `chain` of Optax.",
+                )
+        if isinstance(x, dict):
+            children: Iterable[Any] = x.values()
+        else:
+            children = x if isinstance(x, tuple | list) else ()
+        for child in children:
+            if _is_foreign(x) and type(x).__name__ == "PartitionState":
+                for part in child.values():  # They are told apart by their params.
+                    visit(part)
+            else:
+                visit(child)
+
+    visit(state)
+    return found
+
+
+def _foreign_in(state: Any) -> list[_Foreign]:
+    inside = jax.tree.leaves(state, is_leaf=_is_foreign)
+    return [_Foreign(type(x).__name__, None, x) for x in inside if _is_foreign(x)]
+
+
+def _paths_in(state: Any) -> frozenset[Path] | None:
+    name = type(state).__name__
+    fields = (f for row in _OPTAX.values() for f in row.get(name, {}).values())
+    field = next(fields, None)
+    if field is None or name == "ApplyIfFiniteState":
+        return None
+    leaves = by_path(getattr(state, field))
+    return frozenset(path for path, leaf in leaves.items() if leaf is not None)
+
+
+def _assigned(nodes: list[_Node], theirs: list[_Foreign]) -> dict[int, _Foreign]:
+    """For each state of ours, by its id, that of theirs with its slots."""
+    found: dict[int, _Foreign] = {}
+    for kind, classes in _OPTAX.items():
+        left = [other for other in theirs if other.name in classes]
+        for node in nodes:
+            if type(node.state) is not kind:
+                continue
+            fits = (None, frozenset(node.shapes))
+            other = next((other for other in left if other.paths in fits), None)
+            if other is not None:
+                found[id(node.state)] = other
+                left = [x for x in left if x is not other]
+    return found
+
+
+class _Optax(_Theirs):
+    def __init__(self, nodes: list[_Node], theirs: list[_Foreign], step: int | None):
+        self.theirs, self.step = theirs, step
+        self.assigned = _assigned(nodes, theirs)
+        self.used: set[tuple[int, str]] = set()
+
+    def count(self, node: _Node) -> Any:
+        own = self.assigned.get(id(node.state))
+        counts = set() if own is None else _counts([own.state])
+        if not counts:
+            fits = (None, frozenset(node.shapes))
+            near = [other for other in self.theirs if other.paths in fits]
+            rate = "ScaleByScheduleState"
+            of_rates = _counts(other.state for other in near if other.name == rate)
+            is_rate = isinstance(node.state, _RATES)
+            of_others = _counts(other.state for other in near if other.name != rate)
+            counts = (of_rates if is_rate else of_others) or of_rates | of_others
+        return _the_one(counts or {self.step}, node.name)
+
+    def value(self, node: _Node, field: str, path: Path, like: Any) -> Any:
+        classes = _OPTAX.get(type(node.state), {})
+        other = self.assigned.get(id(node.state))
+        if other is None:
+            names = " or ".join(classes)
+            return _Missing(f"no {names} is left" if names else "it is not known in Optax")
+        if isinstance(node.state, AccumulateState) and field == "emitted":
+            return (other.state.mini_step == 0) & (other.state.gradient_step > 0)
+        theirs = classes[other.name].get(field)
+        if theirs is None:
+            return _Missing(f"{other.name} has no such thing")
+        _check_meaning(node, field, other.name)
+        if isinstance(like, FactoredMoment):
+            self.used.add((id(other.state), theirs))
+            parts: Any = [self._leaf(other, name, path) for name in _FACTORED.values()]
+            new: Any = FactoredMoment(*parts)
+        else:
+            new = self._leaf(other, theirs, path)
+        if field == "total" and node.arguments["reduce"] == "mean":
+            new = new * np.asarray(other.state.mini_step, new.dtype)
+        for part, old in zip(jax.tree.leaves(new), jax.tree.leaves(like), strict=True):
+            _fitting(part, old.shape, f"{theirs} of {other.name}", path)
+        return new
+
+    def _leaf(self, other: _Foreign, field: str, path: Path) -> np.ndarray:
+        self.used.add((id(other.state), field))
+        return np.asarray(by_path(getattr(other.state, field))[path])
+
+    def check_used(self, dropped: str | Sequence[str]) -> None:
+        let_go = [dropped] if isinstance(dropped, str) else list(dropped)
+        left = [
+            f"{other.name}.{field}"
+            for other in self.theirs
+            for field in other.slots()
+            if f"{other.name}.{field}" not in let_go
+            and (id(other.state), field) not in self.used
+            and not (other.name == "FactoredState" and field != "v")
+        ]
+        if left:
+            raise Refusal(
+                ValueError,
+                f"has no place in the state of ours for {_several(left)}. Is `tx` the same "
+                "optimizer? Let it go by `dropped=[...]`, such names.",
+            )
+
+
+def _check_meaning(node: _Node, field: str, name: str) -> None:
+    if isinstance(node.state, ScaleByMomentumState):
+        _check_momentum(node, 0.0 if name == "TraceState" else None, f"that of {name}")
+    if field == "nu_max" and node.arguments["amsgrad"] != "corrected":
+        raise Refusal(
+            ValueError,
+            "cannot make the largest moment before the correction of Optax's, which is of "
+            'those after it. Make `tx` with `scale_by_rms(amsgrad="corrected")`.',
+        )
+
+
+def _counts(states: Iterable[Any]) -> set[int]:
+    names = ("count", "gradient_step")
+    found = (getattr(state, name, None) for state in states for name in names)
+    return {int(count) for count in found if not callable(count) and count is not None}
+
+
+def _the_one(counts: Iterable[int | None], who: str) -> int:
+    known = sorted(n for n in counts if n is not None)
+    if not known:
+        raise Refusal(
+            ValueError,
+            "needs `step`, the steps taken so far: nothing in that state counts them, and "
+            "schedules of ours do.",
+        )
+    if len(known) > 1:
+        raise Refusal(
+            ValueError, f"cannot tell the steps of `{who}`: there are counts of {known}."
+        )
+    return known[0]
+
+
+def from_optax(
+    tx: GradientTransformation,
+    params: Params,
+    optax_state: Any,
+    *,
+    step: int | None = None,
+    fresh: str | Sequence[str] = (),
+    dropped: str | Sequence[str] = (),
+) -> OptState:
+    """The state of `tx` that goes on where an optimizer of Optax stopped.
+
+    Known are the states of sgd, adam and those made like it (adamw, amsgrad, nadam, nadamw,
+    radam, adamax, adamaxw, lamb), adagrad, rmsprop, adadelta, adabelief, yogi, lion and
+    adafactor, in chains, `MultiSteps`, `apply_if_finite`, `masked` and `multi_transform`
+    (which is our `partition`). Stages meet in their order: the first Adam in the one is the
+    first in the other.
+
+    Args:
+        tx: The same optimizer of ours; see `docs/coming_from.md`.
+        params: The parameters.
+        optax_state: The state, in Optax's own classes. Optax itself is not imported.
+        step: The steps taken so far, where nothing counts them, as in
+            `optax.sgd(0.1, momentum=0.9)`.
+        fresh: Patterns of paths of our state that may begin anew, where Optax has nothing.
+        dropped: Slots of theirs that may be left behind, such as `"ScaleByAdamState.nu"`.
+
+    Returns:
+        The state, like that of `tx.init(params)`.
+
+    Raises:
+        ValueError: If there is no place for something, on either side; if something cannot
+            be carried exactly, with the reason.
+        TypeError: If there is no state of Optax in it.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, optimjax as ox
+        >>> params = {"w": jnp.ones(2)}
+        >>> theirs = optax.lion(0.1)
+        >>> _, saved = theirs.update(params, theirs.init(params), params)
+        >>> state = ox.porting.from_optax(ox.lion(0.1), params, saved)
+        >>> print(state["scale_by_lion"].mu, state["scale_by_learning_rate"].count)
+        {'w': Array([0.01, 0.01], dtype=float32)} 1
+    """
+    with _checks.named("from_optax"):
+        found = _foreign(optax_state)
+        if not found:
+            raise Refusal(
+                TypeError,
+                f"takes a state of Optax, of its own classes, but got {type(optax_state)}. "
+                "A checkpoint is restored into `optax_tx.init(params)` first.",
+            )
+        state, nodes = _started(tx, params)
+        theirs = _Optax(nodes, found, step)
+        state = _filled(state, nodes, theirs, fresh)
+        theirs.check_used(dropped)
+        return state
+
+
+def to_optax(
+    tx: GradientTransformation, params: Params, state: OptState, optax_tx: Any
+) -> Any:
+    """The state of an optimizer of Optax that goes on where ours stopped.
+
+    The other way of `from_optax`, for the same optimizers.
+
+    Args:
+        tx: Our optimizer.
+        params: The parameters.
+        state: Its state.
+        optax_tx: The same optimizer of Optax.
+
+    Returns:
+        A state like `optax_tx.init(params)`, in its dtypes: it may round what we keep in
+        float32.
+
+    Raises:
+        ValueError: If there is no place for something, on either side; if something cannot
+            be carried exactly, with the reason.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, optimjax as ox
+        >>> params = {"w": jnp.ones(2)}
+        >>> ours = ox.sgd(0.1, momentum=0.9)
+        >>> _, state = ours.update(params, ours.init(params), params)
+        >>> theirs = optax.sgd(0.1, momentum=0.9)
+        >>> print(ox.porting.to_optax(ours, params, state, theirs)[0])
+        TraceState(trace={'w': Array([1., 1.], dtype=float32)})
+    """
+    with _checks.named("to_optax"):
+        blank, nodes = _started(tx, params)
+        now = _now(blank, nodes, state)
+        target = optax_tx.init(params)
+        others = _foreign(target)
+        assigned = _assigned(nodes, others)
+        sources = {
+            id(other.state): [n for n in nodes if assigned.get(id(n.state)) is other]
+            for other in others
+        }
+        lost = [
+            f"{node.name}.{field}"
+            for node in nodes
+            if id(node.state) not in assigned and not isinstance(node.state, _TELLING)
+            for field, x in node.state._asdict().items()
+            if field not in _COUNTS and _is_slot(x, now)
+        ]
+        if lost:
+            raise Refusal(
+                ValueError, f"has no place in that of Optax for {_several(lost)}."
+            )
+        whose = {id(other.state): other for other in others}
+
+        def visit(x: Any) -> Any:
+            if id(x) not in whose:
+                return x
+            other, mine = whose[id(x)], sources[id(x)]
+            fields = {
+                name: _written(other, name, value, mine, now)
+                if name in other.slots()
+                else jax.tree.map(visit, value, is_leaf=lambda y: id(y) in whose)
+                for name, value in x._asdict().items()
+            }
+            counted = mine or [n for n in nodes if _sees(other, n)]
+            for name in ("count", "gradient_step"):
+                if name in fields and not callable(fields[name]):
+                    rates = [n for n in counted if isinstance(n.state, _RATES)]
+                    if other.name == "ScaleByScheduleState" and rates:
+                        counted = rates
+                    steps = _counts(now[id(n.state)] for n in counted)
+                    if not steps:
+                        steps = _counts(now[id(n.state)] for n in nodes)
+                    fields[name] = _like(x._asdict()[name], _the_one(steps, other.name))
+            return type(x)(**fields)
+
+        return jax.tree.map(visit, target, is_leaf=lambda x: id(x) in whose)
+
+
+def _sees(other: _Foreign, node: _Node) -> bool:
+    return other.paths is None or other.paths == frozenset(node.shapes)
+
+
+def _is_slot(x: Any, known: Mapping[int, Any]) -> bool:
+    """Whether there is something in a field of ours, and no state of another's."""
+    leaves = jax.tree.leaves(x, is_leaf=lambda y: id(y) in known)
+    return bool(leaves) and not any(id(leaf) in known for leaf in leaves)
+
+
+def _now(blank: OptState, nodes: list[_Node], state: OptState) -> dict[int, Any]:
+    """For each node of a fresh state, by its id, the one in its place in `state`."""
+    known = {id(node.state) for node in nodes}
+    found: dict[int, Any] = {}
+
+    def pair(x: Any, y: Any) -> None:
+        if id(x) not in known:
+            return
+        if type(x) is not type(y):
+            raise ValueError
+        found[id(x)] = y
+        for a, b in zip(x, y, strict=True):
+            jax.tree.map(pair, a, b, is_leaf=lambda z: id(z) in known)
+
+    try:
+        jax.tree.map(pair, blank, state, is_leaf=lambda z: id(z) in known)
+    except ValueError:
+        raise Refusal(
+            ValueError, "got a state that is not of `tx`: `tx.init(params)` is another."
+        ) from None
+    return found
+
+
+def _written(
+    other: _Foreign, name: str, blank: Any, sources: list[_Node], now: dict[int, Any]
+) -> Any:
+    """A field of theirs, from the one of ours that is the same."""
+    part = {theirs: part for part, theirs in _FACTORED.items()}.get(name)
+    for node in sources:
+        row = _OPTAX[type(node.state)][other.name]
+        if other.name == "FactoredState":
+            (ours,) = row
+        else:
+            ours = {theirs: ours for ours, theirs in row.items()}.get(name)
+        if ours is not None:
+            break
+    else:
+        raise Refusal(ValueError, f"has nothing for {other.name}.{name} of Optax.")
+    _check_meaning(node, ours, other.name)
+    state = now[id(node.state)]
+    leaves, divisor = _by_path(getattr(state, ours)), 1
+    if name == "acc_grads":  # Of a step that has been taken, there is still the sum.
+        leaves = leaves if state.mini_step > 0 else {}
+        divisor = int(state.mini_step) if node.arguments["reduce"] == "mean" else 1
+
+    def new(keys: Any, old: Any) -> Any:
+        x = leaves.get(path_of(keys))
+        if isinstance(x, FactoredMoment) != (part is not None) or x is None:
+            return old  # Zero, in the place of what there is not.
+        x = np.asarray(x if part is None else getattr(x, part))
+        x = x / np.asarray(divisor, x.dtype) if divisor > 1 else x
+        return _like(old, _fitting(x, old.shape, f"{node.name}.{ours}", path_of(keys)))
+
+    return jax.tree_util.tree_map_with_path(new, blank)
+
+
+def _by_path(tree: Any) -> dict[Path, Any]:
+    pairs = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda x: isinstance(x, FactoredMoment)
+    )[0]
+    return {path_of(keys): leaf for keys, leaf in pairs}

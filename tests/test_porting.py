@@ -1,5 +1,6 @@
 """States that come from elsewhere, and the steps that follow: those of the original."""
 
+import functools
 import json
 
 import jax
@@ -73,6 +74,11 @@ def test_the_next_ten_steps_are_those_of_torch(case):
             assert np.abs(got[leaf] - want[1:]).max() <= 0.03 * way
         else:
             assert recordings.error(got[leaf], want[1:]) <= TOLERANCE, leaf
+
+
+def test_of_the_gradient_before_rprop_keeps_the_sign():
+    previous = ported("Rprop")[1]["rprop"]["scale_by_rprop"].previous
+    assert set(np.unique(previous["w"])) <= {-1.0, 0.0, 1.0}
 
 
 def in_two_groups(case="AdamW"):
@@ -331,3 +337,179 @@ def test_a_run_of_the_real_torch_goes_on_here():
         params = ox.apply_updates(params, updates)
     want = porting.params_from_torch(like, model.state_dict(), place)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), params, want)
+
+
+# Optax, which is here.
+
+PARAMS = {
+    "w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4),
+    "b": jnp.ones(3),
+    "s": jnp.float32(0.3),
+}
+GRADS = {
+    leaf: np.random.default_rng(1).normal(size=(20, *p.shape)).astype(np.float32)
+    for leaf, p in PARAMS.items()
+}
+BACK, ON = ({k: g[part] for k, g in GRADS.items()} for part in (slice(10), slice(10, 20)))
+
+
+def schedule(t):
+    return 0.1 / (1 + t)
+
+
+def optax_cases():
+    optax = pytest.importorskip("optax")
+    factored = {"min_dim_size_to_factor": 2, "learning_rate": 0.01}
+    labels = {"w": "1", "b": "0", "s": "0"}
+    return {
+        name: [getattr(module, name)(*args, **kwargs) for module in (ox, optax)]
+        for name, args, kwargs in [
+            ("sgd", (schedule, 0.9, True), {}),
+            ("amsgrad", (0.1,), {}),
+            ("nadamw", (0.1,), {}),
+            ("radam", (0.1, 0.9, 0.9), {}),
+            ("adamaxw", (0.1,), {}),
+            ("adabelief", (0.1,), {}),
+            ("yogi", (0.1,), {}),
+            ("adagrad", (schedule,), {}),
+            ("adadelta", (1.0,), {}),
+            ("lion", (0.1,), {}),
+            ("rmsprop", (schedule,), {"momentum": 0.9, "centered": True}),
+            ("adafactor", (), factored | {"momentum": 0.9, "weight_decay_rate": 0.1}),
+        ]
+    } | {
+        "clipped": [
+            m.chain(m.clip_by_global_norm(1.0), m.adam(schedule)) for m in (ox, optax)
+        ],
+        "twice": [
+            m.chain(m.scale_by_rms(), m.adam(schedule), m.sgd(1.0, 0.9))
+            for m in (ox, optax)
+        ],
+        "mean of 4": [
+            ox.accumulate(ox.chain(ox.clip(1.0), ox.adam(schedule)), 4),
+            optax.MultiSteps(optax.chain(optax.clip(1.0), optax.adam(schedule)), 4),
+        ],
+        "sum of 3": [
+            ox.accumulate(ox.lion(0.1), 3, reduce="sum"),
+            optax.MultiSteps(optax.lion(0.1), 3, use_grad_mean=False),
+        ],
+        "parts": [
+            ox.partition({"1": ox.adam(schedule), "0": ox.adam(0.1)}, labels),
+            optax.multi_transform(
+                {"1": optax.adam(schedule), "0": optax.adam(0.1)}, labels
+            ),
+        ],
+        "masked, finite": [
+            ox.apply_if_finite(ox.masked(ox.sgd(schedule, 0.9), "w"), 3),
+            optax.apply_if_finite(
+                optax.masked(optax.sgd(schedule, 0.9), {"w": True, "b": False, "s": False}),
+                3,
+            ),
+        ],
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def trained(tx, state, params, grads):
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        return (params, state), params
+
+    (params, state), path = jax.lax.scan(step, (params, state), grads)
+    return params, state, path
+
+
+CASES = optax_cases()
+# Optax's bias corrections are off by as much, relative to a step.
+OFF = 2e-5
+
+
+def assert_same_way(got, want, start):
+    """Two paths are one, in units of how far the one has gone."""
+    for leaf, p in start.items():
+        far = np.abs(np.asarray(want[leaf]) - np.asarray(p)).max()
+        off = np.abs(np.asarray(got[leaf]) - np.asarray(want[leaf])).max()
+        assert off <= OFF * far, leaf
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_next_ten_steps_are_those_of_optax_and_back(case):
+    ours, theirs = CASES[case]
+    with jax.numpy_dtype_promotion("standard"):
+        params, saved_state, _ = trained(theirs, theirs.init(PARAMS), PARAMS, BACK)
+        _, _, want = trained(theirs, saved_state, params, ON)
+        step = 10 if case in ("lion", "adadelta") else None
+        state = porting.from_optax(ours, params, saved_state, step=step)
+        blank = ours.init(params)
+        assert jax.tree.structure(state) == jax.tree.structure(blank)
+        dtypes = jax.tree.map(lambda x: (x.shape, x.dtype), (state, blank))
+        assert dtypes[0] == dtypes[1]
+        _, _, got = trained(ours, state, params, ON)
+        assert_same_way(got, want, params)
+        # And back: what Optax had, it has again.
+        again = porting.to_optax(ours, params, state, theirs)
+        assert jax.tree.structure(again) == jax.tree.structure(saved_state)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-6), again, saved_state
+        )
+        # From a state that ours has come to, under `jit`, which sorts its dicts.
+        params, state, _ = trained(ours, ours.init(PARAMS), PARAMS, BACK)
+        _, _, want = trained(ours, state, params, ON)
+        moved = porting.to_optax(ours, params, state, theirs)
+        _, _, got = trained(theirs, moved, params, ON)
+        assert_same_way(got, want, params)
+        back = porting.from_optax(ours, params, moved, step=step)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), back, state)
+
+
+def test_between_two_steps_multi_steps_has_nothing_gathered():
+    optax = pytest.importorskip("optax")
+    ours, theirs = ox.accumulate(ox.lion(0.1), 5), optax.MultiSteps(optax.lion(0.1), 5)
+    with jax.numpy_dtype_promotion("standard"):
+        params, saved_state, _ = trained(theirs, theirs.init(PARAMS), PARAMS, BACK)
+        state = porting.from_optax(ours, params, saved_state)
+        assert state.emitted
+        assert state.gradient_step == 2
+        _, state, _ = trained(ours, ours.init(PARAMS), PARAMS, BACK)
+        again = porting.to_optax(ours, params, state, theirs)
+        assert not any(x.any() for x in jax.tree.leaves(again.acc_grads))
+
+
+def test_what_optax_has_and_ours_has_not_is_refused_and_the_other_way_round():
+    optax = pytest.importorskip("optax")
+    adam, theirs = ox.adam(0.1), optax.adam(0.1)
+    with_nadam = ox.nadam(0.1, momentum_decay=0.004)
+
+    def refuses(match, function, *args, error=ValueError, **kwargs):
+        with pytest.raises(error, match=match):
+            function(*args, **kwargs)
+
+    def from_(tx, optax_tx, **kwargs):
+        return porting.from_optax(tx, PARAMS, optax_tx.init(PARAMS), **kwargs)
+
+    def to(tx, optax_tx):
+        return porting.to_optax(tx, PARAMS, tx.init(PARAMS), optax_tx)
+
+    sgd = ox.sgd(0.1, 0.9)
+    refuses("needs `step`", from_, sgd, optax.sgd(0.1, momentum=0.9))
+    assert from_(sgd, optax.sgd(0.1, momentum=0.9), step=4)["scale_by_momentum"].count == 4
+    mean = ox.scale_by_momentum(0.9, dampening=0.9)
+    refuses(r"for `ScaleByAdamState.nu`. Is `tx`", from_, mean, theirs)
+    assert from_(mean, theirs, dropped="ScaleByAdamState.nu").count == 0
+    refuses("takes a state of Optax", porting.from_optax, adam, PARAMS, {}, error=TypeError)
+    refuses("`scale_by_rms/nu/b`.*: no ScaleByA", from_, adam, optax.sgd(0.1), step=1)
+    refuses("no AddNadam|it is not known in Optax", from_, with_nadam, optax.nadam(0.1))
+    refuses("weighs 1, .* weighs 0.1", from_, ox.chain(ox.scale_by_momentum(
+        dampening=0.9)), optax.sgd(0.1, 0.9), step=1)  # fmt: skip
+    raw = ox.chain(ox.scale_by_momentum(dampening=0.9), ox.scale_by_rms(amsgrad="raw"))
+    refuses("before the correction", from_, raw, optax.amsgrad(0.1))
+    named = optax.named_chain(("b", theirs), ("a", theirs))
+    refuses("which of the", from_, ox.chain(adam, adam), named)
+    refuses("`add_nadam_correction.product`", to, with_nadam, optax.nadam(0.1))
+    refuses("has no place .*`scale_by_momentum.momentum`", to, adam, optax.rmsprop(0.1))
+    refuses("has nothing for TraceState.trace", to, ox.sgd(0.1), optax.sgd(0.1, 0.9))
+    refuses("`accumulate.mini_step`", to, ox.accumulate(adam, 2), theirs)
+    state = ox.sgd(0.1).init(PARAMS)
+    refuses("not of `tx`", porting.to_optax, adam, PARAMS, state, theirs)
