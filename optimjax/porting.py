@@ -24,7 +24,7 @@ from . import _checks, _pytorch, base, selection
 from ._checks import Refusal
 from .base import GradientTransformation, OptState, Params
 from .combinators.averaging import AverageParamsState
-from .combinators.guarding import ApplyIfFiniteState
+from .combinators.guarding import ApplyIfFiniteState, DynamicLossScalingState
 from .combinators.knobs import InjectHyperparamsState
 from .combinators.monitoring import MeasureState
 from .combinators.pacing import AccumulateState
@@ -57,6 +57,7 @@ _COUNTS = ("count", "gradient_step", "step")
 _ANEW = (
     AccumulateState,
     ApplyIfFiniteState,
+    DynamicLossScalingState,
     InjectHyperparamsState,
     KahanSummationState,
     MasterWeightsState,
@@ -105,6 +106,8 @@ class _Missing(NamedTuple):
 class _Theirs:
     """The other side, as our states ask it."""
 
+    kinds: tuple[type, ...]  # Those of our states that it knows.
+
     def value(self, node: _Node, field: str, path: Path, like: Any) -> Any:
         """What belongs into one leaf of a field: an array, or a `_Missing`."""
         raise NotImplementedError
@@ -123,10 +126,21 @@ def _filled(
     missing: dict[str, list[str]] = {}
 
     def leaf(node: _Node | None, field: str, here: Path, path: Path, old: Any) -> Any:
-        if node is not None and field in _COUNTS:
+        if (
+            node is not None
+            and field in _COUNTS
+            and (
+                isinstance(node.state, (*theirs.kinds, *_ANEW))
+                # Else what is counted goes with the rest of it, which they may not have.
+                or not any(
+                    name not in _COUNTS and _is_slot(x, known)
+                    for name, x in node.state._asdict().items()
+                )
+            )
+        ):
             new = theirs.count(node)
         elif node is not None:
-            new = theirs.value(node, field, path, old)
+            new = theirs.value(node, field, _unboxed(path, node.shapes), old)
         else:
             new = _Missing("nothing of theirs is known to be the same")
         if not isinstance(new, _Missing):
@@ -164,6 +178,17 @@ def _filled(
             "`fresh=[...]`, patterns of these paths, if that is what you mean.",
         )
     return new
+
+
+def _is_slot(x: Any, known: Mapping[int, Any]) -> bool:
+    """Whether there is something in a field of ours, and no state of another's."""
+    leaves = jax.tree.leaves(x, is_leaf=lambda y: id(y) in known)
+    return bool(leaves) and not any(id(leaf) in known for leaf in leaves)
+
+
+def _unboxed(path: Path, known: Mapping[Path, Any]) -> Path:
+    """A path among the known ones, which do not say that an array is in a box (NNX)."""
+    return path[:-1] if path not in known and path[:-1] in known else path
 
 
 def _like(old: Any, new: Any) -> jax.Array:
@@ -376,11 +401,15 @@ def _sources(
 
 
 class _Torch(_Theirs):
+    kinds = tuple(_PYTORCH)
+
     def __init__(self, sources: dict[Path, _Source], step: int | None):
         self.sources, self.step = sources, step
         self.used: set[tuple[str, str]] = set()
 
     def count(self, node: _Node) -> Any:
+        if node.shapes and not any(path in self.sources for path in node.shapes):
+            return _Missing("what it is given are no parameters of theirs")
         steps: dict[int, str] = {}
         for path in node.shapes:
             source = self.sources.get(path)
@@ -550,7 +579,8 @@ def from_torch(
             default the name, with `/` for `.`.
         step: The steps taken so far, where PyTorch does not count: SGD, Muon.
         fresh: Patterns of paths of our state that may begin anew, where PyTorch has
-            nothing: `"**/bias"`, of a bias that had no gradient yet.
+            nothing: `"**/bias"`, of a bias that had no gradient yet. It shares the count of
+            the others, and what the count corrects.
         dropped: Slots of theirs that may be left behind, such as `"max_exp_avg_sq"`.
 
     Returns:
@@ -620,9 +650,10 @@ def params_from_torch(
             raise Refusal(ValueError, f"has nothing for {_several(missing)}.")
 
         def moved(keys: Any, old: Any) -> jax.Array:
-            name, turn = placed[path_of(keys)]
+            path = _unboxed(path_of(keys), placed)
+            name, turn = placed[path]
             array = _turned(_as_numpy(tensors[name]), turn, name)
-            return _like(old, _fitting(array, jnp.shape(old), name, path_of(keys)))
+            return _like(old, _fitting(array, jnp.shape(old), name, path))
 
         return jax.tree_util.tree_map_with_path(moved, params)
 
@@ -851,6 +882,8 @@ def _assigned(nodes: list[_Node], theirs: list[_Foreign]) -> dict[int, _Foreign]
 
 
 class _Optax(_Theirs):
+    kinds = tuple(_OPTAX)
+
     def __init__(self, nodes: list[_Node], theirs: list[_Foreign], step: int | None):
         self.theirs, self.step = theirs, step
         self.assigned = _assigned(nodes, theirs)
@@ -1087,12 +1120,6 @@ def _sees(other: _Foreign, node: _Node) -> bool:
     return other.paths is None or other.paths == frozenset(node.shapes)
 
 
-def _is_slot(x: Any, known: Mapping[int, Any]) -> bool:
-    """Whether there is something in a field of ours, and no state of another's."""
-    leaves = jax.tree.leaves(x, is_leaf=lambda y: id(y) in known)
-    return bool(leaves) and not any(id(leaf) in known for leaf in leaves)
-
-
 def _now(blank: OptState, nodes: list[_Node], state: OptState) -> dict[int, Any]:
     """For each node of a fresh state, by its id, the one in its place in `state`."""
     known = {id(node.state) for node in nodes}
@@ -1139,7 +1166,7 @@ def _written(
         divisor = int(state.mini_step) if node.arguments["reduce"] == "mean" else 1
 
     def new(keys: Any, old: Any) -> Any:
-        x = leaves.get(path_of(keys))
+        x = leaves.get(path_of(keys))  # Both as `init` saw the params: boxes and all.
         if isinstance(x, FactoredMoment) != (part is not None) or x is None:
             return old  # Zero, in the place of what there is not.
         x = np.asarray(x if part is None else getattr(x, part))

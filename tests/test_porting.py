@@ -210,7 +210,15 @@ def test_what_has_no_place_on_either_side_is_listed():
         r"nothing .*: `scale_by_momentum/momentum/s`, `scale_by_rms/nu/s`, .*: no par",
         places=PLACES | {"scale": None},
     )
-    dropped, params = ox.chain(ox.adam(1e-3)), recorded("Adam")[0]
+    packed = ox.pack_small_leaves(ox.adam(1e-3))
+    refused(r"`inner_state/scale_by_rms/count`: .* no parameters of theirs", packed)
+    params = recorded("Adam")[0]
+    state_dict, names, slots = saved("Adam"), list(PLACES)[:3], ["exp_avg", "exp_avg_sq"]
+    anew = porting.from_torch(
+        ox.lbfgs(), params, state_dict, names, PLACES, fresh="**", dropped=slots
+    )
+    jax.tree.map(np.testing.assert_array_equal, anew, ox.lbfgs().init(params))
+    dropped = ox.chain(ox.adam(1e-3))
     state = porting.from_torch(
         dropped,
         params,
