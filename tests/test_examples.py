@@ -55,8 +55,15 @@ def test_every_recipe_shows_what_it_is_for():
     assert "left out: 2 not finite, 1 too long" in out
     assert "1e-02 is best" in out
     assert "least 0.0" in out
+    assert float(re.findall(r"own way: (\S+) apart", out)[0]) < 1e-5
     before, after = re.findall(r"(\d\.\d+) at (?:a rate of )?0\.\d+", out)
     assert float(after) < float(before) - 0.1
+
+
+def test_what_pytorch_began_goes_on_here():
+    pytest.importorskip("torch")
+    out = run(EXAMPLES / "porting.py")
+    assert float(re.findall(r"of a parameter: (\S+)", out)[0]) < 1e-5
 
 
 def test_recipes_say_which_there_are():
