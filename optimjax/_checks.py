@@ -31,7 +31,7 @@ import numpy as np
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Schedule = Callable[[Any], Any]
+Schedule = Callable[[Any], Any]  # From the step, 0 the first, to a value.
 Value = float | jax.Array  # A number, a NumPy scalar, a 0-d array, or a traced one.
 
 

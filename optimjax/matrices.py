@@ -49,6 +49,7 @@ from ._checks import Refusal, checked
 from .selection import Path
 from .tree import leafwise
 
+# What the axes of parameters are, in one of the ways above.
 Axes: TypeAlias = str | Mapping[str, str | None] | Callable[..., Any] | None
 
 _AXIS = re.compile(r"\(\s*([1-9]\d*(?:\+[1-9]\d*)*)\s*([io])\s*\)|([iob])|\s+")

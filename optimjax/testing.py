@@ -26,8 +26,8 @@ from .base import GradientTransformation, Params
 from .combinators.chaining import chain
 from .optimizers import identity
 
-Law = Callable[..., None]
-LAWS: dict[str, Law] = {}
+Law = Callable[..., None]  # law(tx, params, **extra)
+LAWS: dict[str, Law] = {}  # All of them, by name.
 
 
 def check_transformation(

@@ -1,0 +1,67 @@
+"""Mathematics in Markdown: `$...$` in a line, `$$...$$` on display, as MathML.
+
+It is made while the site is built, so that a reader's browser needs neither a script nor
+the network. What cannot be converted is an error.
+"""
+
+import re
+import xml.etree.ElementTree as ET
+
+from latex2mathml.converter import convert
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.inlinepatterns import InlineProcessor
+
+# What `latex2mathml` leaves as text, and what it understands instead.
+SPELLED = {
+    r"\arg": r"\operatorname{arg}",
+    r"\langle": "⟨",
+    r"\rangle": "⟩",
+}
+TEXT = re.compile(r"\\text\{([^{}]*\$[^{}]*)\}")
+UNKNOWN = re.compile(r">\s*\\[A-Za-z]+\s*<")
+
+
+def _without_dollars(text: re.Match[str]) -> str:
+    r"""Ends a `\text{...}` where there is a formula in it, and begins another behind."""
+    parts = text[1].split("$")
+    return "".join(
+        part if i % 2 else rf"\text{{{part}}}" for i, part in enumerate(parts) if part
+    )
+
+
+def mathml(tex: str, display: str = "inline") -> str:
+    """A formula of LaTeX as MathML."""
+    tex = " ".join(tex.split())
+    spelled = TEXT.sub(_without_dollars, tex)
+    for macro, other in SPELLED.items():
+        spelled = re.sub(re.escape(macro) + r"(?![A-Za-z])", lambda _, o=other: o, spelled)
+    made = convert(spelled, display=display)
+    if left := UNKNOWN.search(made):
+        raise ValueError(f"{left[0]!r} is left of the formula {tex}")
+    return made
+
+
+class Formula(InlineProcessor):
+    """A formula between dollar signs."""
+
+    def __init__(self, pattern: str, md: Markdown, display: str):
+        super().__init__(pattern, md)
+        self.display = display
+
+    def handleMatch(
+        self, m: re.Match[str], data: str
+    ) -> tuple[ET.Element | str | None, int | None, int | None]:
+        made = mathml(m[1], self.display)
+        if self.display == "block":
+            made = f'<span class="formula">{made}</span>'
+        return self.md.htmlStash.store(made), m.start(0), m.end(0)
+
+
+class Mathematics(Extension):
+    """Formulas, before the backslashes in them are taken for escapes."""
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        display, inline = r"\$\$(.+?)\$\$", r"(?<![\\$])\$(?!\s)([^$]+?)(?<!\s)\$(?![\d$])"
+        md.inlinePatterns.register(Formula(display, md, "block"), "display-formula", 187)
+        md.inlinePatterns.register(Formula(inline, md, "inline"), "formula", 186)
