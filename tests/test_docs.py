@@ -1,0 +1,77 @@
+"""The pages of `docs/`: sessions run as they are written, and names are as they are said.
+
+That the site can be built, without a warning, is asked by `.ci/run`.
+"""
+
+import doctest
+import importlib.util
+import inspect
+import pathlib
+import re
+import sys
+
+import jax
+import pytest
+
+import optimjax as ox
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "```pycon" in path.read_text()]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / "site" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = load("reference")
+links = load("links")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
+def test_sessions_give_what_they_say(page):
+    sessions = re.findall(r"^```pycon\n(.*?)^```$", page.read_text(), re.M | re.S)
+    test = doctest.DocTestParser().get_doctest("".join(sessions), {}, page.name, None, None)
+    assert test.examples
+    said = []
+    with jax.numpy_dtype_promotion("standard"):
+        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+        runner.run(test, out=said.append)
+    assert not runner.failures, "".join(said)
+
+
+def test_the_reference_knows_every_public_name():
+    """It reads the source; this asks the library itself."""
+    mine = {n for n, v in vars(ox).items() if n[0] != "_" and not inspect.ismodule(v)}
+    top = {p.split(".")[1] for p in reference.public_names() if p.count(".") == 1}
+    assert top == mine
+    for path in reference.public_names():
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+
+
+def test_public_names_have_docstrings():
+    assert reference.undocumented() == []
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    requests = [
+        request
+        for page in DOCS.rglob("*.md")
+        for request in re.findall(r"^<!-- reference: (.*) -->$", page.read_text(), re.M)
+    ]
+    sections = [s for found in reference.placed(requests).values() for s in found]
+    names = [name for section in sections for name in section.names]
+    assert sorted(names) == sorted(reference.public_names())
+
+
+def test_links_leave_code_headings_and_arguments_alone():
+    text = "`adam` and `momentum`, `ox.adam`\n# `adam`\n>>> `adam`\n```\n`adam`\n```"
+    first, *rest = links.linked(text, {"momentum"}).split("\n")
+    target = "[optimjax.adam]"
+    assert first == f"[`adam`]{target} and `momentum`, [`ox.adam`]{target}"
+    assert rest == text.split("\n")[1:]
