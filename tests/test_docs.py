@@ -69,6 +69,15 @@ def test_every_public_name_has_its_place_in_the_reference():
     assert sorted(names) == sorted(reference.public_names())
 
 
+def test_links_go_to_the_module_that_a_text_is_about():
+    assert links.linked("`clip`", home="optimjax.tree") == "[`clip`][optimjax.tree.clip]"
+    table = "| `ox.tree.` | |\n| `clip` | |\n\n`clip`"
+    assert re.findall(r"optimjax[.\w]+", links.linked(table)) == [
+        "optimjax.tree.clip",
+        "optimjax.clip",
+    ]
+
+
 def test_links_leave_code_headings_and_arguments_alone():
     text = "`adam` and `momentum`, `ox.adam`\n# `adam`\n>>> `adam`\n```\n`adam`\n```"
     first, *rest = links.linked(text, {"momentum"}).split("\n")

@@ -12,7 +12,7 @@ from typing import Any
 import griffe
 
 sys.path.insert(0, str(Path(__file__).parent))
-from links import linked
+from links import linked, with_lists
 from reference import comment_at
 
 # A new entry of a bibliography: initials and a name, where a sentence has ended.
@@ -32,16 +32,30 @@ def _sections(text: str) -> str:
     return f"{head}\n**References**\n\n{listed}"
 
 
-def _comments(holder: griffe.Class | griffe.Module) -> None:
-    """Gives each field of a state, or type of a module, the comment that stands there."""
-    for attribute in holder.attributes.values():
-        if attribute.docstring or attribute.is_private or attribute.lineno is None:
-            continue
-        first, last = attribute.lineno - 1, (attribute.endlineno or attribute.lineno) - 1
-        if comment := comment_at(
-            attribute.lines_collection[attribute.filepath], first, last
-        ):
-            attribute.docstring = griffe.Docstring(comment, parent=attribute)
+def _comment(attribute: griffe.Attribute) -> str | None:
+    """What is said about a field or a type, behind it or above it."""
+    if attribute.docstring or attribute.name.startswith("_") or not attribute.lineno:
+        return None
+    lines = attribute.lines_collection[attribute.filepath]
+    last = attribute.endlineno or attribute.lineno
+    return comment_at(lines, attribute.lineno - 1, last - 1)
+
+
+def _fields(cls: griffe.Class) -> None:
+    """Makes the comments of the fields of a state a section of its docstring."""
+    doc = cls.docstring
+    if doc is None or "\nAttributes:\n" in doc.value:
+        return
+    said = {name: _comment(field) for name, field in cls.attributes.items()}
+    if fields := [f"    {name}: {text}" for name, text in said.items() if text]:
+        doc.value = "\n".join([doc.value, "", "Attributes:", *fields])
+
+
+def _types(module: griffe.Module) -> None:
+    """Makes the comments of the types of a module their docstrings."""
+    for attribute in module.attributes.values():
+        if text := _comment(attribute):
+            attribute.docstring = griffe.Docstring(text, parent=attribute)
 
 
 class Docstrings(griffe.Extension):
@@ -55,11 +69,13 @@ class Docstrings(griffe.Extension):
         own = {obj.name}
         if obj.is_function:
             own |= {p.name.lstrip("*") for p in obj.parameters}
-        if obj.is_class or obj.is_module:
-            _comments(obj)
+        if obj.is_class:
+            _fields(obj)
+        if obj.is_module:
+            _types(obj)
         if obj.docstring:
-            text = _sections(obj.docstring.value)
-            obj.docstring.value = linked(text, own)
+            text = _sections(with_lists(obj.docstring.value))
+            obj.docstring.value = linked(text, own, obj.module.path)
         for member in obj.members.values():
             if not member.is_alias:
                 self._walk(member)

@@ -191,7 +191,7 @@ def _reference(sections: list[reference.Section]) -> str:
         title = f"`{section.title}`" if section.anchor else section.title
         parts.append(f"## {title}{anchor}")
         if section.text:
-            text = links.linked(section.text)
+            text = links.linked(links.with_lists(section.text), home=section.anchor or "")
             # The headings of a module's docstring, if it has any, stand below its own.
             parts.append(re.sub(r"^(#+ )", r"##\1", text, flags=re.MULTILINE))
         for path in section.names:

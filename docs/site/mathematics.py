@@ -4,6 +4,7 @@ It is made while the site is built, so that a reader's browser needs neither a s
 the network. What cannot be converted is an error.
 """
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
@@ -19,6 +20,10 @@ SPELLED = {
     r"\rangle": "⟩",
 }
 TEXT = re.compile(r"\\text\{([^{}]*\$[^{}]*)\}")
+# What is upright in TeX: Greek capitals, and words, which are not products of letters.
+CAPITAL = re.compile(r"<mi>(&#x003(?:9[1-9A-F]|A[0-9]);)</mi>")
+WORD = re.compile(r'(?:<mi mathvariant="normal">[A-Za-z]</mi>){2,}')
+BARS = ("&#x0007C;", "&#x02016;")
 UNKNOWN = re.compile(r">\s*\\[A-Za-z]+\s*<")
 
 
@@ -39,7 +44,24 @@ def mathml(tex: str, display: str = "inline") -> str:
     made = convert(spelled, display=display)
     if left := UNKNOWN.search(made):
         raise ValueError(f"{left[0]!r} is left of the formula {tex}")
-    return made
+    made = CAPITAL.sub(r'<mi mathvariant="normal">\1</mi>', made)
+    made = WORD.sub(lambda word: f"<mi>{re.sub('<.*?>', '', word[0])}</mi>", made)
+    for entity in BARS:
+        made = _paired(made, entity)
+    return made.replace("<mi>&#x02308;</mi>", "<mo>⌈</mo>").replace(
+        "<mi>&#x02309;</mi>", "<mo>⌉</mo>"
+    )
+
+
+def _paired(made: str, bar: str) -> str:
+    """Makes bars the fences that they are, of the height of a letter: left, right, ..."""
+    plain = re.compile(rf'<mo(?: stretchy="false")?>{bar}</mo>')
+    if len(plain.findall(made)) % 2:
+        return made
+    sides = itertools.cycle(("prefix", "postfix"))
+    return plain.sub(
+        lambda _: f'<mo form="{next(sides)}" fence="true" stretchy="false">{bar}</mo>', made
+    )
 
 
 class Formula(InlineProcessor):
