@@ -88,7 +88,7 @@ def minimize(
     - `GRADIENT_SMALL`: no entry of the gradient has a modulus above `gtol`;
     - `VALUE_SETTLED`: a step that moved the params changed the value by little,
 
-    $$ f_k - f_{k+1} \le \mathrm{ftol} \cdot \max(|f_k|, |f_{k+1}|, 1), $$
+      $$ f_k - f_{k+1} \le \mathrm{ftol} \cdot \max(|f_k|, |f_{k+1}|, 1), $$
 
       of the absolute difference where no line search sees to it that values fall;
     - `STEP_SMALL`: no entry of the params changed by more than

@@ -254,10 +254,15 @@ def sections(request: str) -> list[Section]:
 def placed(requests: Iterable[str]) -> dict[str, list[Section]]:
     """The sections of each request, where every name stands in one of them only.
 
-    Tables come before modules, and what stands first has it; a state stands behind the
-    factory that it is the state of.
+    Tables come before modules, in the order of the README, and what stands first has it; a
+    state stands behind the factory that it is the state of.
     """
-    requests = list(requests)
+    readme = README.read_text()
+
+    def turn(request: str) -> tuple[bool, int]:
+        kind, _, title = request.partition(" ")
+        return kind != "table", readme.find(f"**{title}**")
+
     taken: set[str] = set()
     result: dict[str, list[Section]] = {}
     states = {
@@ -266,7 +271,7 @@ def placed(requests: Iterable[str]) -> dict[str, list[Section]]:
         if n.is_state and f"optimjax.{n.of}" in public_names()
     }
     behind = set(states.values())
-    for request in sorted(requests, key=lambda r: not r.startswith("table")):
+    for request in sorted(requests, key=turn):
         mine = []
         for section in sections(request):
             names = []
