@@ -21,7 +21,7 @@ from .selection import Path, by_path, listed, path_of, text
 # The version of the layout of states: the names of their fields, and what is in them. It
 # rises with every change of either, and `_RENEWALS` says how to read what was before.
 LAYOUT = 1
-LAYOUT_KEY = "optimjax_state_layout"
+LAYOUT_KEY = "optimjax_state_layout"  # By what name it stands among the arrays.
 # From a version to a function of the leaves by path, `renewed(leaves, like) -> leaves`,
 # which makes them those of the next version.
 _RENEWALS: dict[int, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {}

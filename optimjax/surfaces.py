@@ -73,4 +73,4 @@ himmelblau = Surface(  # D. M. Himmelblau, 1972: four minima, all as good.
 rastrigin = Surface(  # L. A. Rastrigin, 1974: a minimum in every unit square.
     "Rastrigin", _rastrigin, (2.3, 1.7), ((0.0, 0.0),), (-2.6, 2.6, -2.6, 2.6)
 )
-ALL = (rosenbrock, beale, himmelblau, rastrigin)
+ALL = (rosenbrock, beale, himmelblau, rastrigin)  # The four of them.

@@ -215,9 +215,8 @@ def _gallery(source: str) -> str:
         summary, _, more = doc.partition("\n\n")
         summary = re.sub(r":?\s*`python .*?`\.?$", ".", " ".join(summary.split()))
         parts.append(f"## {script.stem}\n\n{links.linked(summary)}")
-        picture = script.with_suffix(".png")
-        if picture.exists():
-            parts.append(f"![{html.escape(summary)}]({up}/{picture.name})")
+        for picture in sorted(p.name for p in EXAMPLES.glob("*.png") if p.name in code):
+            parts.append(f"![{html.escape(summary)}]({up}/{picture})")
         parts += [links.linked(more)] if more else []
         indented = "\n".join(f"    {line}".rstrip() for line in code.splitlines())
         parts.append(

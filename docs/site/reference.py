@@ -97,18 +97,19 @@ def _doc(node: ast.AST, module: str) -> str | None:
 
 def comment_at(lines: list[str], first: int, last: int) -> str | None:
     """The comment behind what stands in these lines (the last included), or above it."""
-    if "  # " in lines[last]:
-        said = [lines[last].rpartition("  # ")[2]]
-        for line in lines[last + 1 :]:
-            if not line.strip().startswith("# "):
-                break
-            said.append(line.strip()[2:])
-    else:
-        said = []
-        for line in reversed(lines[:first]):
-            if not line.strip().startswith("# "):
-                break
-            said.insert(0, line.strip()[2:])
+    for at in dict.fromkeys((last, first)):
+        if "  # " in lines[at]:
+            said = [lines[at].rpartition("  # ")[2]]
+            for line in lines[at + 1 :]:
+                if not line.strip().startswith("# "):
+                    break
+                said.append(line.strip()[2:])
+            return " ".join(said)
+    said = []
+    for line in reversed(lines[:first]):
+        if not line.strip().startswith("# "):
+            break
+        said.insert(0, line.strip()[2:])
     return " ".join(said) or None
 
 
