@@ -141,7 +141,9 @@ def on_env(env: Any, config: MkDocsConfig, files: Files) -> None:
 
 def on_post_build(config: MkDocsConfig) -> None:
     """No page asks the network for anything."""
-    asks = re.compile(r'<(?:script|link|img)\b[^>]*(?:src|href)="?((?:https?:)?//[^" >]+)')
+    asks = re.compile(
+        r'<(?:script|link|img)\b[^>]*(?:src|href)=["\']?((?:https?:)?//[^"\' >]+)'
+    )
     for page in Path(config.site_dir).rglob("*.html"):
         for address in asks.findall(page.read_text()):
             if not address.startswith(config.site_url or "\0"):

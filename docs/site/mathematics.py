@@ -1,10 +1,11 @@
 """Mathematics in Markdown: `$...$` in a line, `$$...$$` on display, as MathML.
 
 It is made while the site is built, so that a reader's browser needs neither a script nor
-the network. What cannot be converted is an error.
+the network. What cannot be converted is a warning.
 """
 
 import itertools
+import logging
 import re
 import xml.etree.ElementTree as ET
 
@@ -13,6 +14,7 @@ from markdown import Markdown
 from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 
+log = logging.getLogger("mkdocs.hooks.optimjax")
 # What `latex2mathml` leaves as text, and what it understands instead.
 SPELLED = {
     r"\arg": r"\operatorname{arg}",
@@ -74,7 +76,11 @@ class Formula(InlineProcessor):
     def handleMatch(
         self, m: re.Match[str], data: str
     ) -> tuple[ET.Element | str | None, int | None, int | None]:
-        made = mathml(m[1], self.display)
+        try:
+            made = mathml(m[1], self.display)
+        except Exception as error:  # Of many kinds.
+            log.warning("no formula: $%s$: %r", m[1], error)
+            return None, None, None
         if self.display == "block":
             made = f'<span class="formula">{made}</span>'
         return self.md.htmlStash.store(made), m.start(0), m.end(0)
