@@ -99,12 +99,7 @@ def comment_at(lines: list[str], first: int, last: int) -> str | None:
     """The comment behind what stands in these lines (the last included), or above it."""
     for at in dict.fromkeys((last, first)):
         if "  # " in lines[at]:
-            said = [lines[at].rpartition("  # ")[2]]
-            for line in lines[at + 1 :]:
-                if not line.strip().startswith("# "):
-                    break
-                said.append(line.strip()[2:])
-            return " ".join(said)
+            return lines[at].rpartition("  # ")[2]
     said = []
     for line in reversed(lines[:first]):
         if not line.strip().startswith("# "):
