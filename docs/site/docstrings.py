@@ -34,9 +34,11 @@ def _sections(text: str) -> str:
 
 def _comment(attribute: griffe.Attribute) -> str | None:
     """What is said about a field or a type, behind it or above it."""
+    file = attribute.filepath
     if attribute.docstring or attribute.name.startswith("_") or not attribute.lineno:
         return None
-    lines = attribute.lines_collection[attribute.filepath]
+    assert isinstance(file, Path)
+    lines = attribute.lines_collection[file]
     last = attribute.endlineno or attribute.lineno
     return comment_at(lines, attribute.lineno - 1, last - 1)
 

@@ -15,14 +15,13 @@ and `mkdocs build --strict` fails.
 """
 
 import ast
-import fnmatch
 import html
 import logging
 import posixpath
 import re
 import sys
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,37 +42,43 @@ DIRECTIVE = re.compile(
 # Where names are not ours: tables of what other libraries call something.
 UNLINKED = {"coming_from.md", "differences.md"}
 
+CACHED = (
+    reference.source_of,
+    reference.tree_of,
+    reference.public_names,
+    reference.public_modules,
+    links.targets,
+)
+
 found: Counter[str] = Counter()
 
 
 @event_priority(100)
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Adds the extension for formulas, and fills the patterns of the navigation."""
-    config.markdown_extensions.append(mathematics.Mathematics())
+    extensions: list[Any] = config.markdown_extensions
+    extensions.append(mathematics.Mathematics())
     docs = Path(config.docs_dir)
     pages = sorted(p.relative_to(docs).as_posix() for p in docs.rglob("*.md"))
 
-    def named(item: Any) -> list[str]:
-        if isinstance(item, str):
-            return [item]
-        items = item.values() if isinstance(item, dict) else item
-        return [name for part in items for name in named(part)]
-
-    def filled(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {title: filled(part) for title, part in item.items()}
+    def filled(items: list[Any]) -> list[Any]:
         whole = []
-        for part in item if isinstance(item, list) else [item]:
-            if isinstance(part, str) and "*" in part:
-                depth = part.count("/")
-                hits = [p for p in fnmatch.filter(pages, part) if p.count("/") == depth]
-                whole += [p for p in hits if p not in taken]
+        for item in items:
+            if isinstance(item, dict):
+                whole.append({title: filled(part) for title, part in item.items()})
+            elif "*" in item:
+                hits = [
+                    p for p in pages if PurePath(p).match(item) and repr(p) not in named
+                ]
+                whole += [p for p in hits if p.count("/") == item.count("/")]
             else:
-                whole.append(filled(part) if isinstance(part, dict) else part)
-        return whole if isinstance(item, list) else whole[0]
+                whole.append(item)
+        return whole
 
-    taken = set(named(config.nav))
-    config.nav = filled(config.nav)
+    named = str(config.nav)
+    config.nav = filled(config.nav or [])
+    for cached in CACHED:  # `mkdocs serve` comes here again.
+        cached.cache_clear()
     found.clear()
     for path in reference.undocumented():
         log.warning("the public name %s has no docstring", path)

@@ -73,9 +73,9 @@ def _imports(module: str) -> dict[str, str]:
     return found
 
 
-def _definitions(module: str) -> dict[str, ast.AST]:
+def _definitions(module: str) -> dict[str, ast.stmt]:
     """What a module defines at its top: functions, classes, and types with a name."""
-    found: dict[str, ast.AST] = {}
+    found: dict[str, ast.stmt] = {}
     for node in tree_of(module).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found[node.name] = node
@@ -88,7 +88,7 @@ def _definitions(module: str) -> dict[str, ast.AST]:
     }  # No type variables.
 
 
-def _doc(node: ast.AST, module: str) -> str | None:
+def _doc(node: ast.stmt, module: str) -> str | None:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return ast.get_docstring(node)
     lines = source_of(module).splitlines()
