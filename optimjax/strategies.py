@@ -34,6 +34,7 @@ except ImportError as error:
         "`pip install hypothesis`."
     ) from None
 
+# Scalars, vectors, matrices, one without elements, and three axes.
 SHAPES = ((), (1,), (3,), (2, 3), (0, 2), (2, 1, 2))
 # Signs and zeros, what is below the normal numbers, and what has no square in float32.
 EXTREME = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-38, 1e-30, -1e-12, 1e6, -1e18, 1e30, -3e38)

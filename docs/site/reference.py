@@ -250,14 +250,15 @@ def sections(request: str) -> list[Section]:
 def placed(requests: Iterable[str]) -> dict[str, list[Section]]:
     """The sections of each request, where every name stands in one of them only.
 
-    Tables come before modules, in the order of the README, and what stands first has it; a
-    state stands behind the factory that it is the state of.
+    Tables come before modules, in the order of the README, and what stands first has it;
+    `modules *` has what is left, such as a module that no page names yet. A state stands
+    behind the factory that it is the state of.
     """
     readme = README.read_text()
 
-    def turn(request: str) -> tuple[bool, int]:
+    def turn(request: str) -> tuple[bool, bool, int]:
         kind, _, title = request.partition(" ")
-        return kind != "table", readme.find(f"**{title}**")
+        return title == "*", kind != "table", readme.find(f"**{title}**")
 
     taken: set[str] = set()
     result: dict[str, list[Section]] = {}
