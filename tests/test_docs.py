@@ -52,6 +52,12 @@ def test_the_reference_knows_every_public_name():
     for path in reference.public_names():
         module, _, name = path.rpartition(".")
         assert hasattr(importlib.import_module(module), name), path
+    for module in map(importlib.import_module, reference.public_modules()):
+        for name, value in vars(module).items():
+            home = getattr(value, "__module__", None)
+            if name[0] != "_" and callable(value) and home == module.__name__:
+                paths = {f"optimjax.{name}", f"{module.__name__}.{name}"}
+                assert paths & set(reference.public_names()), paths
 
 
 def test_public_names_have_docstrings():
@@ -66,7 +72,7 @@ def test_every_public_name_has_its_place_in_the_reference():
     ]
     placed = {
         request: [name for section in sections for name in section.names]
-        for request, sections in reference.placed(requests).items()
+        for request, sections in reference.placed(sorted(requests)).items()
     }
     public = reference.public_names()
     assert sorted(name for names in placed.values() for name in names) == sorted(public)
