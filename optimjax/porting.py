@@ -46,8 +46,11 @@ from .transforms.rms import (
 from .transforms.scaling import ScaleByLearningRateState, ScaleByScheduleState
 from .transforms.sign import ScaleByLionState, ScaleByRpropState
 
+# How an array is turned on its way: the order of its axes, or a function of it.
 Turn = Sequence[int] | Callable[[np.ndarray], Any] | None
+# Where a parameter goes: its path here, with a turn or without; None for nowhere.
 Place = str | tuple[str, Turn] | None
+# Where all of them go, by their names there; None: to the same, with `/` for `.`.
 Places = Callable[[str], Place] | Mapping[str, Place] | None
 
 # Fields of our states that count the steps of the transformation itself.

@@ -173,6 +173,8 @@ def _moved(text: str, folder: str, source: str) -> str:
         if not target or re.match(r"[a-z]+:", target):
             return link[0]
         path = posixpath.normpath(posixpath.join(folder, target)).removeprefix("docs/")
+        if script := re.fullmatch(r"examples/(\w+)\.py", path):
+            path, mark, anchor = "gallery.md", "#", script[1]
         path = posixpath.relpath(path, posixpath.dirname(source) or ".")
         return f"]({path}{mark}{anchor})"
 
