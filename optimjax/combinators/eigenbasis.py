@@ -17,6 +17,7 @@ from ..transforms.quasi_newton import ScaleByLbfgsState
 from ..transforms.searching import SEARCHES
 from ..typing import Decay, PositiveCount
 from .branching import no_step, when
+from .low_rank import InLowRankState
 
 _NOT_TURNED = (ScaleByLbfgsState, *SEARCHES)
 
@@ -196,7 +197,7 @@ def in_eigenbasis(
             may be.
         ValueError: If an argument lies outside of its range; by `init`, if there is no
             matrix, if a role does not fit its parameter, or if `inner` keeps an average, or
-            holds a line search or L-BFGS.
+            holds a line search, L-BFGS, `in_low_rank` or another `in_eigenbasis`.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -233,6 +234,17 @@ def in_eigenbasis(
                 "cannot have L-BFGS inside, whose pairs are of one basis, nor a line "
                 "search, whose function takes params that are not turned: a search stands "
                 "behind, as in `chain(in_eigenbasis(...), scale_by_zoom_linesearch())`.",
+            )
+
+        if any(
+            states.states_in(inner_state, kind)
+            for kind in (InLowRankState, InEigenbasisState)
+        ):
+            raise Refusal(
+                ValueError,
+                "cannot have another `in_eigenbasis`, nor `in_low_rank`, inside: what they "
+                "keep has axes of its own, which would not turn with these. Put it around, "
+                "as in `in_low_rank(in_eigenbasis(...), rank)`.",
             )
 
         def sides(shape: tuple[int, int, int], of_length: Callable[[int], Any]) -> Sides:

@@ -238,3 +238,16 @@ def test_a_chain_that_no_paper_has_trains():
         soap = trained(ox.in_eigenbasis(rms, every=5))
         assert soap < 0.08
         assert soap < 0.8 * trained(rms)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [ox.in_low_rank(ox.sgd(0.1, momentum=0.9), 1), ox.in_eigenbasis(ox.scale_by_adam())],
+    ids=["in_low_rank", "in_eigenbasis"],
+)
+def test_what_has_axes_of_its_own_is_refused_inside(inner):
+    """Their momentum would be turned by axes that it is not in."""
+    with pytest.raises(
+        ValueError, match=r"^`in_eigenbasis` cannot have another.*Put it ar"
+    ):
+        ox.in_eigenbasis(ox.chain(inner)).init({"w": jnp.ones((4, 3))})
