@@ -14,7 +14,7 @@ import numpy as np
 import optimjax as ox
 
 try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from sklearn.datasets import load_digits
 except ImportError as error:
     raise SystemExit(

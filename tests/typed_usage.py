@@ -1,6 +1,6 @@
 """What users write, for the type checker: it has to see these types, and no others."""
 
-from typing import TYPE_CHECKING, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 import jax
 import jax.numpy as jnp
@@ -56,3 +56,11 @@ measured = ox.measure(tunable, "learning_rate", largest=lambda g, u, p: ox.tree.
 told: dict[str, jax.Array] = ox.get_measures(measured.init(params))
 averaged = ox.eval_params(nested.init(params), params)
 rounded = ox.apply_updates(params, params, key=jax.random.key(0))
+
+# What is in an optimizer, files, and other libraries.
+described: ox.Description = ox.describe(tx, params)
+assert_type(described.state_bytes, int)
+assert_type(ox.state_to_dict(tx.init(params))["scale_by_rms/count"], Any)
+resumed = ox.state_from_dict(ox.state_to_dict(tx.init(params)), tx.init(params))
+came = ox.porting.from_torch(tx, params, {"state": {}, "param_groups": []})
+assert_type(ox.surfaces.rosenbrock(jnp.ones(2)), jax.Array)
