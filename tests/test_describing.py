@@ -1,5 +1,8 @@
 """A description says what is there: every stage once, and the bytes that JAX counts."""
 
+import pathlib
+import re
+
 import catalogue
 import jax
 import jax.numpy as jnp
@@ -128,3 +131,14 @@ def test_columns_line_up():
 def test_what_is_no_transformation_is_refused():
     with pytest.raises(TypeError, match=r"`describe` takes transformations.*`adam\(...\)`"):
         ox.describe(ox.adam, SHAPES)
+
+
+def test_the_table_of_the_readme_is_what_is_printed():
+    text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    found = re.search(r"```\n>>> print\((ox\.describe[^\n]*)\)\n(.*?)```", text, re.S)
+    call, printed = found.groups()
+    shapes = {
+        "w": jax.ShapeDtypeStruct((100_000, 8192), jnp.bfloat16),
+        "b": jax.ShapeDtypeStruct((8192,), jnp.bfloat16),
+    }
+    assert f"{eval(call, {'ox': ox, 'shapes': shapes})}\n" == printed
