@@ -62,5 +62,6 @@ described: ox.Description = ox.describe(tx, params)
 assert_type(described.state_bytes, int)
 assert_type(ox.state_to_dict(tx.init(params))["scale_by_rms/count"], Any)
 resumed = ox.state_from_dict(ox.state_to_dict(tx.init(params)), tx.init(params))
-came = ox.porting.from_torch(tx, params, {"state": {}, "param_groups": []})
+if TYPE_CHECKING:
+    came = ox.porting.from_torch(tx, params, {"state": {}, "param_groups": []})
 assert_type(ox.surfaces.rosenbrock(jnp.ones(2)), jax.Array)
