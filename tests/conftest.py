@@ -1,12 +1,15 @@
 """The JAX under which every test runs: no silent promotion, no silent broadcast."""
 
+import importlib.metadata
 import os
 import pathlib
 
 # Half of the time would go into compiling, and programs here run a few times. This way they
-# compile in a third of it, with all optimizations. (`XLA_FLAGS= pytest` does without.)
+# compile in a third of it, with all optimizations. (`XLA_FLAGS= pytest` does without. Later
+# XLA knows no such flag, and refuses to start.)
 FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
