@@ -10,6 +10,7 @@ it meets an array), and gives the call back as text for the `repr`.
 import difflib
 import functools
 import inspect
+import textwrap
 import types
 from collections.abc import Callable, Iterable
 from typing import (
@@ -168,6 +169,23 @@ class named:
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, Refusal):
             raise error.kind(f"`{self.name}` {error}") from None
+
+
+class within:
+    """Adds to an error from within what the outermost such expression was, as a note."""
+
+    def __init__(self, expression: str):
+        self.expression = expression
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if not isinstance(error, TypeError | ValueError):
+            return
+        opening, shortened = "In `", textwrap.shorten(self.expression, 300)
+        others = [n for n in getattr(error, "__notes__", ()) if not n.startswith(opening)]
+        error.__notes__ = [*others, f"{opening}{shortened}`."]
 
 
 class Bound(NamedTuple):

@@ -163,15 +163,16 @@ class _Update:
         gradient: Updates | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, OptState]:
-        with _checks.named(self.name):
-            wide, dtypes = _dtypes.widen(updates, params)
-            lane = wide if gradient is None else _dtypes.widen(gradient, params)[0]
-        # A stage by itself, perhaps in a chain of Optax's, does not know the gradient.
-        if self.composed:
-            extra = {"grad": wide, **extra}
-        with _reports.listening(None):  # Foreign code may call from another trace.
-            wide, _, state = self.advance(wide, lane, state, params, extra)
-        return _dtypes.narrow(wide, dtypes), state
+        with _checks.within(self.expression):
+            with _checks.named(self.name):
+                wide, dtypes = _dtypes.widen(updates, params)
+                lane = wide if gradient is None else _dtypes.widen(gradient, params)[0]
+            # A stage by itself, perhaps in a chain of Optax's, does not know the gradient.
+            if self.composed:
+                extra = {"grad": wide, **extra}
+            with _reports.listening(None):  # Foreign code may call from another trace.
+                wide, _, state = self.advance(wide, lane, state, params, extra)
+            return _dtypes.narrow(wide, dtypes), state
 
 
 def where_updated(treedef: Any, leaves: list[Any], matching: list[Any]) -> Params:
@@ -285,7 +286,8 @@ def _member(
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> GradientTransformation:
         call = _checks.bound(factory, args, kwargs)
-        made = factory(*call.args, **call.kwargs)
+        with _checks.within(call.expression):
+            made = factory(*call.args, **call.kwargs)
         if not isinstance(made, tuple) or len(made) != 2:
             raise TypeError(
                 f"`{name}` must return `GradientTransformation(init, update)`, but "
@@ -377,6 +379,28 @@ def _check_own(state: OptState, state_type: type, name: str) -> None:
             f"`{name}` needs a state of its own kind, `{state_type.__name__}`, but got a "
             f"`{type(state).__name__}`. Was it made by the `init` of another optimizer?"
         )
+
+
+def check_slot(name: str, slot: Any, used: bool, updates: Updates) -> None:
+    """Refuses a state that a rule with other arguments has left.
+
+    Args:
+        name: The field of the state.
+        slot: What is in it.
+        used: Whether there has to be something; else it has to be None.
+        updates: Where there are none, neither is there anything in the state.
+
+    Raises:
+        Refusal: If it is otherwise.
+    """
+    if used == (slot is not None) or (used and not jax.tree.leaves(updates)):
+        return
+    wants, has = ("needs", "without") if used else ("keeps no", "with")
+    raise _checks.Refusal(
+        ValueError,
+        f"{wants} `{name}` in its state, but got one {has} it. Was it made by the `init` "
+        "of another optimizer, or with other arguments or params?",
+    )
 
 
 def needs(params: Params | None) -> Params:
@@ -535,7 +559,8 @@ def _watchable(
     def watched(params: Params) -> OptState:
         seen, depth = _watching.seen, _watching.depth
         if seen is None:
-            return init(params)
+            with _checks.within(update.expression):
+                return init(params)
         place = len(seen)
         seen.append(None)
         _watching.depth += 1

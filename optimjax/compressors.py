@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _dtypes, _workers, numerics
-from ._checks import checked
+from ._checks import Refusal, checked
 from ._linalg import in_units, product
 from .typing import Number, PositiveCount
 
@@ -282,6 +282,13 @@ def low_rank(rank: PositiveCount = 2) -> Compressor:
         shape = shape_of(x)
         if shape is None:
             return x, link.mean(x), memory
+        found = jax.tree.map(jnp.shape, memory)
+        if found != ((shape[1], rank),):
+            raise Refusal(
+                ValueError,
+                f"got a state made with another compressor: low_rank({rank}) remembers an "
+                f"array of shape {(shape[1], rank)} here, but there is {found or 'none'}.",
+            )
         (before,) = memory
         matrix, (q, _) = x.reshape(shape), in_units(before, axis=-2)
         p, _ = in_units(link.mean(product(matrix, q)), axis=-2)

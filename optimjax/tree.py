@@ -37,7 +37,7 @@ import numpy as np
 
 from . import _dtypes, numerics
 from ._checks import Number, Refusal, named
-from .base import GradientTransformation
+from .base import GradientTransformation, check_slot
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -300,6 +300,8 @@ def remembering(
         return state_type(**fresh)
 
     def step(updates: Any, state: Any, given: dict[str, Any]) -> Any:
+        for name, make in slots.items():
+            check_slot(name, getattr(state, name), make is not None, updates)
         renewed = {"count": numerics.increment(state.count)} if counts else {}
         out = leafwise(
             rule,

@@ -24,6 +24,88 @@ def raises(kind, *words):
     return pytest.raises(kind, match="(?s)" + pattern)
 
 
+# States of the same rule with other arguments, and errors that say in what they came.
+OF_OTHER_ARGUMENTS = [
+    (ox.rmsprop(0.1, centered=True), ox.rmsprop(0.1), "needs `mean`"),
+    (ox.rmsprop(0.1), ox.rmsprop(0.1, centered=True), "keeps no `mean`"),
+    (ox.adam(0.1), ox.amsgrad(0.1), "keeps no `nu_max`"),
+    (ox.delay(5), ox.delay(3), "made for 5 steps, but got one made for 3"),
+    (ox.delay(0), ox.delay(3), "keeps no `pending`"),
+    (ox.delay_updates(ox.sgd(0.1), 2), ox.delay_updates(ox.sgd(0.1), 0), "`pending`"),
+    (
+        ox.compensate_delay(0.1, 3),
+        ox.compensate_delay(0.1, 3, decay=0.9),
+        "keeps no `mean_square`",
+    ),
+    (
+        ox.lookahead(ox.sgd(0.1), 2, 0.5, on_sync="pull_back"),
+        ox.lookahead(ox.sgd(0.1), 2, 0.5),
+        "needs `slow_inner_state`",
+    ),
+    (ox.schedule_free(ox.sgd(0.1), 0.1, 0.0), ox.schedule_free(ox.sgd(0.1), 0.1), "`x`"),
+    (ox.scale_by_dog(), ox.scale_by_dog(layerwise=True), "`layerwise=True`"),
+    (
+        ox.compress(ox.compressors.low_rank(1)),
+        ox.compress(ox.compressors.sign()),
+        "another compressor",
+    ),
+    (
+        ox.scale_by_factored_rms(min_dim_size_to_factor=1, factored_dims="last"),
+        ox.scale_by_factored_rms(min_dim_size_to_factor=1),
+        "another choice of axes",
+    ),
+    (
+        ox.compress(ox.compressors.sign(), error_feedback=False),
+        ox.compress(ox.compressors.sign()),
+        "keeps no `residual`",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("tx", "other", "words"), OF_OTHER_ARGUMENTS, ids=lambda x: repr(x)[:60]
+)
+def test_a_state_made_with_other_arguments_is_refused(tx, other, words):
+    params = {"w": jnp.ones((4, 3))}
+    tx.update(params, tx.init(params), params)
+    with raises(ValueError, words):
+        tx.update(params, other.init(params), params)
+
+
+def test_a_state_made_without_the_params_is_refused():
+    tx = ox.scale_by_adam()
+    with raises(
+        ValueError, "`scale_by_momentum`", "`momentum`", "other arguments or params"
+    ):
+        tx.update(PARAMS, tx.init(None), PARAMS)
+    assert tx.update(None, tx.init(None))[0] is None
+
+
+def test_errors_say_in_what_they_came():
+    """By a note, the outermost expression alone, however deep the refusal was."""
+    tx = ox.average_params(ox.chain(ox.clip(1.0), ox.adamw(0.1)), 0.9)
+    said = ["In `average_params(chain(clip(1.0), adamw(0.1)), 0.9)`."]
+    state = tx.init(PARAMS)
+
+    def notes(error):
+        return [n for n in error.value.__notes__ if n.startswith("In `")]
+
+    for update in (tx.update, jax.jit(tx.update)):
+        with raises(TypeError, "needs a state of its own kind") as error:
+            update(PARAMS, state.inner_state, PARAMS)
+        assert notes(error) == said
+    with raises(TypeError, "`average_params`", "int32") as error:
+        tx.init({"w": jnp.ones(2, jnp.int32)})
+    assert notes(error) == said
+    with raises(ValueError, "scale_by_dowg") as error:
+        ox.dowg(eps=0)
+    assert notes(error) == ["In `dowg(eps=0)`."]
+    long = ox.chain(*[ox.clip(1.0) for _ in range(100)], ox.muon(0.1))
+    with raises(ValueError, "no matrix") as error:
+        long.init(PARAMS["b"])
+    assert len(notes(error)[0]) < 320
+
+
 # Every numeric argument of every factory, just outside of its interval and at NaN.
 
 

@@ -313,6 +313,8 @@ def lookahead(
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, OptState]:
         params = base.needs(params)
+        keeps = on_sync == "pull_back"
+        base.check_slot("slow_inner_state", state.slow_inner_state, keeps, updates)
         out, _, new = base.advance(
             inner, updates, gradient, state.inner_state, params, extra
         )
@@ -323,7 +325,7 @@ def lookahead(
         if on_sync == "reset":
             fresh = anew(slow, params)
             new = jax.tree.map(lambda f, n: jnp.where(now["sync"], f, n), fresh, new)
-        elif on_sync == "pull_back":
+        elif keeps:
             pulled, slow_new = leafwise(_pull_back, _floating(new), slow_new, **now)
             new = jax.tree.map(
                 lambda x, n: n if x is None else x, pulled, new, is_leaf=_dtypes.is_none
@@ -367,6 +369,8 @@ def _schedule_free(
     u: jax.Array, z: jax.Array, x: Any, y: jax.Array, *, b1: Any, weight: Any
 ) -> tuple[jax.Array, jax.Array, Any]:
     if isinstance(x, tuple):
+        if isinstance(b1, float) and b1 == 0:
+            base.check_slot("x", None, True, u)
         # What the equations give when x is put in from y = b1 x + (1 - b1) z: it is divided
         # by nothing, and no small difference of large numbers. Of the new z: then nothing
         # else needs the old one, and it can be written over.

@@ -10,7 +10,7 @@ from .._checks import named
 from .._workers import AxisName
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..states import in_place_of
-from ..transforms.delaying import exchanged, filled, ring_of, where_given
+from ..transforms.delaying import check_ring, exchanged, filled, ring_of, where_given
 from ..tree import leafwise, slot_like
 from ..typing import Count, Decay, NonNegative
 
@@ -169,6 +169,7 @@ def delay_updates(
         params: Params | None,
         extra: dict[str, Any],
     ) -> tuple[Updates, Updates, DelayUpdatesState]:
+        check_ring("pending", state.pending, steps, updates)
         out, _, inner_state = base.advance(
             inner, updates, gradient, state.inner_state, params, extra
         )

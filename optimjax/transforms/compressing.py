@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes
+from .. import _dtypes, base
 from .._checks import Refusal, checked
 from .._workers import AxisName
 from ..base import GradientTransformation, Params, Updates, transformation
@@ -109,6 +109,7 @@ def compress(
         updates: Updates, state: CompressState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, CompressState]:
         del params, extra
+        base.check_slot("residual", state.residual, error_feedback, updates)
         out, residual, memory = leafwise(
             _sent, updates, state.residual, state.memory, compressor=compressor, link=link
         )

@@ -26,6 +26,18 @@ def ring_of(slot: Any, steps: int) -> Any:
     return jax.tree.map(lambda x: jnp.repeat(x[None], steps + 1, axis=0), slot)
 
 
+def check_ring(name: str, ring: Any, steps: int | None, updates: Updates) -> None:
+    """Refuses a state that was made for another number of steps."""
+    base.check_slot(name, ring, bool(steps), updates)
+    for x in jax.tree.leaves(ring):
+        if steps is not None and x.shape[0] != steps + 1:
+            raise Refusal(
+                ValueError,
+                f"needs a state made for {steps} steps, but got one made for "
+                f"{x.shape[0] - 1}: `{name}` is begun anew by `init`.",
+            )
+
+
 def exchanged(
     ring: jax.Array, new: jax.Array, count: Any, late: Any
 ) -> tuple[jax.Array, jax.Array]:
@@ -149,6 +161,7 @@ def delay(steps: Count, *, at: Callable[..., Any] | None = None) -> GradientTran
         updates: Updates, state: DelayState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, DelayState]:
         del params, extra
+        check_ring("pending", state.pending, steps, updates)
         count, pending = numerics.increment(state.count), state.pending
         if steps:
             out, pending = leafwise(
@@ -275,6 +288,8 @@ def compensate_delay(
         **extra: Any,
     ) -> tuple[Updates, CompensateDelayState]:
         del extra
+        check_ring("stale_params", state.stale_params, steps, updates)
+        base.check_slot("mean_square", state.mean_square, decay is not None, updates)
         late, given, grads = None, (), updates
         if steps is not None:
             late = _late(at, state.count, steps)

@@ -53,7 +53,10 @@ def _factored_rms(
     floor, added = (epsilon, 0.0) if clamp else (0.0, epsilon)
     square = numerics.abs_sq(g) + added
     axes = _factored_axes(g.shape, **which)
-    if isinstance(v, FactoredMoment) != (axes is not None):
+    want = [g.shape]
+    if axes is not None:
+        want = [tuple(np.delete(g.shape, axis)) for axis in reversed(axes)]
+    if [x.shape for x in jax.tree.leaves(v)] != want:
         raise Refusal(
             ValueError,
             f"got a state that was made with another `min_dim_size_to_factor`, or another "

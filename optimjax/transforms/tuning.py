@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _reports, numerics, tree
-from .._checks import Checked
+from .._checks import Checked, Refusal
 from ..base import GradientTransformation, Params, Updates, transformation
 from ..selection import chosen_by
 from ..tree import leafwise, remembering, slot_like, slot_of
@@ -189,6 +189,12 @@ def scale_by_dog(
     ) -> tuple[Updates, ScaleByDogState]:
         del extra
         before = state.max_distance, state.sum_of_squares
+        if not layerwise and not jax.tree_util.all_leaves([before[0]]):
+            raise Refusal(
+                ValueError,
+                "needs a state with one distance, but got one with a distance for each "
+                "leaf. Was it made with `layerwise=True`?",
+            )
         how = {"first": first, "eps": eps}
         if layerwise:
             out, longest, total = leafwise(
