@@ -126,6 +126,35 @@ class FloatDtype(NamedTuple):
         return dtype
 
 
+def _is_seed(key: Any) -> bool:
+    """Whether `key` is an integer, from which a random key can be made."""
+    if isinstance(key, jax.Array):  # Traced, as `optax.inject_hyperparams` does.
+        return key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
+    return isinstance(key, int | np.integer) and not isinstance(key, bool)
+
+
+def typed_key(key: Any, where: str = "`key`", *, seeds: bool = True) -> jax.Array:
+    """The random key that an argument stands for, of the old kind and integers included.
+
+    Raises:
+        TypeError: If it is none, or several; without `seeds`, if it is an integer.
+    """
+    if seeds and _is_seed(key):
+        return jax.random.key(key)
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape == ():
+            return key
+    elif isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:
+        return jax.random.wrap_key_data(key)  # A key of the old `jax.random.PRNGKey`.
+    kinds = "one key of `jax.random.key`" + (", or an integer seed" if seeds else "")
+    raise TypeError(f"{where} must be {kinds}, but got {key!r}.")
+
+
+def _checked_key(key: Any, where: str) -> Any:
+    # A seed is made a key when it is needed, not where a module makes an optimizer.
+    return key if _is_seed(key) else typed_key(key, where)
+
+
 # The ranges that arguments have, by the names that signatures use.
 Scalar = Annotated[Value, Number("(-inf, inf)")]
 Decay = Annotated[Value, Number("[0, 1)")]
@@ -143,6 +172,7 @@ Count = Annotated[int, Integer(0)]
 PositiveCount = Annotated[int, Integer(1)]
 CountOrSchedule = Annotated[int | Schedule, Integer(1, or_schedule=True)]
 StorageDtype = Annotated[Any, FloatDtype()]
+Key = Annotated[jax.Array | int, Checked(_checked_key)]
 
 
 class Refusal(ValueError):

@@ -636,6 +636,11 @@ def advance(
     return updates, updates, _in_dtypes_of(state, new_state)
 
 
+def is_transformation(x: Any) -> bool:
+    """Whether `x` has what a transformation has, whoever made it."""
+    return hasattr(x, "init") and hasattr(x, "update")
+
+
 def check_stages(who: str, transforms: Iterable[Any], *places: str) -> None:
     """Refuses, by name and place, what is no transformation.
 
@@ -645,7 +650,7 @@ def check_stages(who: str, transforms: Iterable[Any], *places: str) -> None:
         *places: What to call the place of each, if not by its number, `argument 2`.
     """
     for i, stage in enumerate(transforms):
-        if hasattr(stage, "init") and hasattr(stage, "update"):
+        if is_transformation(stage):
             continue
         name = getattr(stage, "__name__", None)
         hint = f" Did you mean `{name}(...)`?" if name else ""
@@ -870,7 +875,8 @@ def apply_updates(
     else:
         # By the places of the params: there may be a whole subtree without updates.
         sizes = [jax.tree.structure(p).num_leaves for p in old]
-        of_all = jax.random.split(_one_key(key), max(sum(sizes), 1))
+        one = _checks.typed_key(key, "`apply_updates(key=...)`", seeds=False)
+        of_all = jax.random.split(one, max(sum(sizes), 1))
         keys = [of_all[place] for place in np.cumsum([0, *sizes])[:-1]]
 
     def add(p: Any, u: Any, key: Any) -> Any:
@@ -888,17 +894,6 @@ def apply_updates(
         )
 
     return treedef.unflatten(map(add, old, leaves, keys))
-
-
-def _one_key(key: Any) -> jax.Array:
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
-            return key
-        if key.dtype == jnp.uint32 and key.ndim == 1:
-            return jax.random.wrap_key_data(key)
-    raise TypeError(
-        f"`apply_updates(key=...)` must be one key of `jax.random.key`, but got {key!r}."
-    )
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _checks, _dtypes
+from . import _checks, _dtypes, base
 from .base import GradientTransformation
 from .combinators.chaining import chain
 from .results import Setting
@@ -142,7 +142,7 @@ class Group(NamedTuple):
         """Refuses, before anything is compiled, what the factory refuses."""
         for setting in self.settings:
             made = self.factory(**setting)
-            if not (hasattr(made, "init") and hasattr(made, "update")):
+            if not base.is_transformation(made):
                 raise TypeError(
                     f"`sweep`: the factory of {self.optimizer!r} must return a "
                     f"transformation, but it gave {made!r}."
@@ -173,7 +173,7 @@ def entries_of(optimizers: Any) -> list[Entry]:
 def _entry(name: str, given: Any) -> Entry:
     where = f"`sweep`: the optimizer {name!r}"
     pair: tuple[Any, Any] = (given, {})
-    if hasattr(given, "init") and hasattr(given, "update"):
+    if base.is_transformation(given):
         pair = (lambda: given, {})
     elif isinstance(given, tuple) and len(given) == 2:
         pair = given

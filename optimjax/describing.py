@@ -229,15 +229,12 @@ def _in_effect(update: Any, arguments: dict[str, Any]) -> Iterator[tuple[str, st
             continue
         if isinstance(value, jax.core.Tracer):
             continue  # It is in the state, and the one who put it there says what it is.
-        if any(map(_is_transformation, jax.tree.leaves(value, is_leaf=_is_transformation))):
+        stages = jax.tree.leaves(value, is_leaf=base.is_transformation)
+        if any(map(base.is_transformation, stages)):
             continue  # They have rows of their own.
         if isinstance(value, tuple | dict) and not value:
             continue
         yield name, _checks.shown(value)
-
-
-def _is_transformation(x: Any) -> bool:
-    return hasattr(x, "init") and hasattr(x, "update")
 
 
 def _slot(name: str, leaves: Sequence[Any]) -> Slot:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _dtypes, numerics
-from ._checks import Refusal, checked
+from ._checks import Refusal, checked, typed_key
 from .base import Params, Updates
 from .tree import global_norm, random_like
 from .typing import NonNegative, Positive, PositiveCount, Threshold
@@ -356,7 +356,7 @@ def private_gradients(
         M. Abadi et al., [Deep learning with differential
         privacy](https://arxiv.org/abs/1607.00133), 2016.
     """
-    _check_key(key, "private_gradients")
+    key = typed_key(key, "`private_gradients(key=...)`", seeds=False)
     _check_examples(grads)
     leaves = jax.tree.leaves(grads)
     if not leaves:
@@ -410,7 +410,7 @@ def private_mean(
         >>> print(clipped, f"{total:.1f} {grad:.1f}")
         500 -849.7 -0.8
     """
-    _check_key(key, "private_mean")
+    key = typed_key(key, "`private_mean(key=...)`", seeds=False)
     wide = jax.tree.map(
         lambda x: _dtypes.cast(x, _wide_dtype(x, _dtypes.real_dtype(x))), total
     )
@@ -432,14 +432,3 @@ def _gaussian(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Noise of variance one in every real number, and in both parts of a complex one."""
     noise = jax.random.normal(key, shape, dtype)
     return noise * math.sqrt(2) if jnp.iscomplexobj(noise) else noise
-
-
-def _check_key(key: Any, name: str) -> None:
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
-            return
-        if key.dtype == jnp.uint32 and key.ndim == 1:  # Of `jax.random.PRNGKey`.
-            return
-    raise TypeError(
-        f"`{name}(key=...)` must be one key of `jax.random.key`, but got {key!r}."
-    )

@@ -17,7 +17,6 @@ from .candidates import Group, entries_of, groups_of
 from .combinators.averaging import eval_params
 from .combinators.chaining import chain
 from .results import Candidate, Setting, SweepResult
-from .transforms.adding import typed_key
 from .typing import Number, PositiveCount
 
 # The program: all candidates with all seeds.
@@ -306,7 +305,7 @@ def sweep(
             "`confidence=None` for a search without verdicts.",
         )
     entries = entries_of(optimizers)
-    key = typed_key(key, "`sweep(key=...)`")
+    key = _checks.typed_key(key, "`sweep(key=...)`")
     problem = _problem(loss, init, data, batch_size, validation, at_once)
     can_be_traced = _trial(problem, steps, key)
     groups = [

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _dtypes, selection
+from . import _dtypes, base, selection
 from ._checks import shown
 from .base import GradientTransformation, Params
 from .combinators.chaining import chain
@@ -59,7 +59,7 @@ def check_transformation(
         >>> from optimjax.testing import check_transformation
         >>> check_transformation(ox.adam(1e-3), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
     """
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+    if not base.is_transformation(tx):
         name = getattr(tx, "__name__", None)
         hint = f" Did you mean `{name}(...)`?" if name else ""
         raise TypeError(f"`check_transformation` takes a transformation, not {tx!r}.{hint}")

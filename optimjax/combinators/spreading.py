@@ -170,7 +170,7 @@ def spread_matrices(
 
     Example:
         >>> import jax, jax.numpy as jnp, optimjax as ox
-        >>> mesh = jax.make_mesh((1,), ("data",))
+        >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
         >>> t = ox.spread_matrices(ox.muon(0.1), mesh, "data")
         >>> params = {"w": jnp.eye(2, 3), "v": jnp.eye(2, 3), "b": jnp.ones(3)}
         >>> state = t.init(params)

@@ -1,14 +1,13 @@
 """Adding to updates: penalties on the parameters, and noise."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import numerics
-from .._checks import Checked
+from .._checks import Key, typed_key
 from ..base import (
     GradientTransformation,
     OptState,
@@ -203,34 +202,6 @@ def add_cautious_weight_decay(
         )
 
     return counting(AddCautiousWeightDecayState, penalise)
-
-
-def _is_seed(key: Any) -> bool:
-    if isinstance(key, jax.Array):  # Traced, as `optax.inject_hyperparams` does.
-        return key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
-    return isinstance(key, int | np.integer) and not isinstance(key, bool)
-
-
-def typed_key(key: Any, where: str = "`key`") -> jax.Array:
-    """The random key that an argument stands for."""
-    if _is_seed(key):
-        return jax.random.key(key)
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape == ():
-            return key
-    elif isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:
-        return jax.random.wrap_key_data(key)  # A key of the old `jax.random.PRNGKey`.
-    raise TypeError(
-        f"{where} must be one key of `jax.random.key`, or an integer seed, but got {key!r}."
-    )
-
-
-def _checked_key(key: Any, where: str) -> Any:
-    # A seed is made a key when it is needed, not where a module makes an optimizer.
-    return key if _is_seed(key) else typed_key(key, where)
-
-
-Key: TypeAlias = Annotated[jax.Array | int, Checked(_checked_key)]
 
 
 class AddNoiseState(NamedTuple):

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import _dtypes
-from .._checks import Refusal
+from .._checks import Key, Refusal, typed_key
 from ..base import GradientTransformation, Params, Updates, transformation
 from ..curvature import gauss_newton_bartlett_diagonal, hutchinson_diagonal
-from .adding import Key, typed_key
 
 
 class HutchinsonState(NamedTuple):

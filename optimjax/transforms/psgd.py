@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _branches, _dtypes, numerics
+from .._checks import Key, typed_key
 from .._linalg import adjoint, in_units, product
 from ..base import GradientTransformation, OptState, Params, Updates, transformation
 from ..matrices import Axes, matrixwise, roles, slot_for, some_matrix
@@ -15,7 +16,6 @@ from ..schedules import exponential_decay
 from ..selection import unboxed
 from ..tree import leafwise, random_like
 from ..typing import Count, Decay, FractionOrSchedule, Positive, Threshold
-from .adding import Key, typed_key
 
 # 1 for 500 steps, and from there in 3,500 to 0.03.
 ANNEALED = exponential_decay(1.0, 1000, math.exp(-1), 500, end_value=0.03)
