@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from . import _checks, _dtypes, base
 from .base import GradientTransformation, OptState, Params
@@ -55,13 +57,31 @@ class MinimizeResult(NamedTuple):
     @property
     def reason(self) -> StopReason:
         """Why it stopped; of a single run, outside of `jit` and `vmap`."""
+        if not self._known or jnp.shape(self.code) != ():
+            raise TypeError(
+                "`reason` is that of one run whose end is known; within `jit`, and of many "
+                "runs of a `vmap`, there is `code`, and `StopReason(int(code[i]))`."
+            )
         return StopReason(int(self.code))
 
+    @property
+    def _known(self) -> bool:
+        """Whether it is the end of something that has run."""
+        code = self.code
+        return isinstance(code, jax.Array | np.ndarray) and not isinstance(
+            code, jax.core.Tracer
+        )
+
     def __repr__(self) -> str:
-        try:
-            name = self.reason.name
-        except TypeError:  # Traced, or many.
+        if not self._known:
             return f"MinimizeResult(code={self.code!r}, ...)"
+        if jnp.shape(self.code) != ():
+            found = zip(*np.unique(np.asarray(self.code), return_counts=True), strict=True)
+            ends = ", ".join(
+                f"{times} {StopReason(int(code)).name}" for code, times in found
+            )
+            return f"MinimizeResult({self.code.size} runs: {ends})"
+        name = self.reason.name
         return (
             f"MinimizeResult({name} after {self.steps} steps and {self.evaluations} "
             f"evaluations: value {self.value:.6g}, largest entry of the gradient "

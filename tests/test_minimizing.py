@@ -312,6 +312,22 @@ def test_a_reason_prints_as_its_name():
     assert f"{StopReason.VALUE_SETTLED} {StopReason(3)!s}" == "VALUE_SETTLED MAX_STEPS"
 
 
+def test_a_result_of_many_runs_tells_how_often_each_reason_was():
+    def ended(start):
+        return ox.minimize(bowl, start, ox.sgd(0.2), max_steps=20)
+
+    ends = jax.vmap(ended)(jnp.array([[1.0, 1.0], [1e3, 0.0], [2e3, 0.0]]))
+    reasons = [StopReason(int(code)).name for code in ends.code]
+    once, twice = reasons[0], reasons[1]
+    assert once != twice == reasons[2]
+    assert f"1 {once}" in repr(ends)
+    assert f"2 {twice}" in repr(ends)
+    with pytest.raises(TypeError, match="`reason` is that of one run"):
+        _ = ends.reason
+    with pytest.raises(TypeError, match="`reason` is that of one run"):
+        jax.jit(lambda start: ended(start).reason)(jnp.zeros(2))
+
+
 def test_a_search_whose_steps_are_too_short_for_the_params_has_failed():
     def wall(p):
         return jnp.where(p > 1.0, jnp.nan, (p - 2) ** 2)

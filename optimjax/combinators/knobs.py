@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -260,7 +261,7 @@ def set_hyperparams(
         A new state of the same structure, shapes and dtypes, for the same compiled step.
 
     Raises:
-        ValueError: If there is no hyperparameter of a name, or a value is no scalar.
+        ValueError: If there is no hyperparameter of a name, or a value is no scalar or NaN.
 
     Example:
         >>> import jax, jax.numpy as jnp, optimjax as ox
@@ -306,11 +307,17 @@ def set_hyperparams(
 
 
 def _scalar_like(value: Any, old: jax.Array, path: Any) -> jax.Array:
-    number = isinstance(value, int | float) or hasattr(value, "dtype")
+    dtype = getattr(value, "dtype", None)
+    number = jnp.issubdtype(dtype, jnp.number) if dtype else isinstance(value, int | float)
     if isinstance(value, bool) or not number or jnp.shape(value) not in ((), old.shape):
+        fault = repr(value)
+    elif not isinstance(value, jax.core.Tracer) and np.isnan(value).any():
+        fault = "NaN"
+    else:
+        fault = None
+    if fault:
         raise ValueError(
-            f"`set_hyperparams`: {selection.text(path)} must be a number, but got "
-            f"{value!r}."
+            f"`set_hyperparams`: {selection.text(path)} must be a number, but got {fault}."
         )
     # A copy: one value may be set in many places, and the state be donated.
     return jnp.array(jnp.broadcast_to(_dtypes.cast(value, old.dtype), old.shape))

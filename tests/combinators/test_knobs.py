@@ -428,7 +428,7 @@ def test_a_stored_state_goes_on_bit_for_bit():
                 ValueError,
                 "`set_hyperparams`: b1 must be a number, but got ",
             )
-            for bad in (True, "0.5", jnp.ones(2), [0.5, 0.6])
+            for bad in (True, "0.5", jnp.ones(2), [0.5, 0.6], float("nan"), jnp.nan)
         ),
     ],
 )
