@@ -47,6 +47,9 @@ For rules of your own: transformation, and the modules tree, projections, compre
 numerics, typing and testing.
 """
 
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
+
 # Foundations: what a transformation is, and how its result is applied.
 from . import (
     compressors as compressors,
@@ -489,3 +492,13 @@ from .transforms.tuning import (
 )
 
 __version__ = "0.1.0"
+
+if _TYPE_CHECKING:
+    from . import strategies as strategies, testing as testing
+
+
+def __getattr__(name: str) -> _Any:
+    """The modules that training does not need, and that take time to import."""
+    if name in ("strategies", "testing"):
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -87,13 +87,14 @@ def check_inexact(tree: Any, what: str, *, real: bool = False) -> None:
         place = f"the leaf {name_of(path)} of {what}"
         try:
             dtype = dtype_of(leaf)
-        except TypeError:
+            is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        except TypeError:  # A text, a function, a tensor of another library.
             raise Refusal(
                 TypeError,
                 f"needs arrays, but {place} is a {type(leaf).__name__}. Filter such "
-                "leaves out (replace them by None).",
+                "leaves out (replace them by None), or convert them.",
             ) from None
-        if jnp.issubdtype(dtype, jnp.complexfloating):
+        if is_complex:
             raise Refusal(
                 TypeError, f"cannot take complex arrays, but {place} has dtype {dtype}."
             )
@@ -102,6 +103,31 @@ def check_inexact(tree: Any, what: str, *, real: bool = False) -> None:
             f"needs floating or complex arrays, but {place} has dtype {dtype}. Keep "
             "such leaves out of the optimizer (replace them by None).",
         )
+
+
+def check_arrays(tree: Any, what: str) -> None:
+    """Refuses leaves that are neither arrays nor numbers, by their key paths."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        try:
+            dtype_of(leaf)
+        except TypeError:
+            raise Refusal(
+                TypeError,
+                f"needs arrays, but the leaf {name_of(path)} of {what} is {leaf!r}.",
+            ) from None
+
+
+def check_real(value: Any, what: str) -> None:
+    """Refuses what a function gave, if it is not one real number."""
+    one = jax.tree_util.all_leaves([value]) and getattr(value, "shape", ()) == ()
+    if one and _takes_part(value, real=True):
+        return
+
+    def shown(x: Any) -> str:
+        return f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else repr(x)
+
+    got = jax.tree.map(shown, value)
+    raise Refusal(TypeError, f"needs {what} that is one real number, but it is {got}.")
 
 
 def widen(updates: Any, params: Any) -> tuple[Any, Any]:
@@ -223,6 +249,21 @@ def _difference(updates: Any, other: Any, ours: str, what: str) -> str:
     return f"got {ours} whose structure is not that of {what}: {'; '.join(parts)}."
 
 
+def prefix_difference(prefix: Any, tree: Any, what: str) -> str:
+    """Where `prefix`, which is none of `tree`, parts from it; `what` is the tree."""
+    ends, leaves = _paths(prefix), _paths(tree)
+    bare = [p for p in leaves if not any(p[: len(end)] == end for end in ends)]
+    void = [end for end in ends if not any(p[: len(end)] == end for p in leaves)]
+    parts = []
+    if bare:
+        parts.append(f"it lacks {_listed([name_of(p) for p in bare])}")
+    if void:
+        parts.append(f"it has {_listed([name_of(p) for p in void])}, missing in {what}")
+    if not parts:
+        parts.append(f"it is a {jax.tree.structure(prefix)}, not a prefix of {what}")
+    return "; ".join(parts)
+
+
 def _listed(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ("leaf " if len(names) == 1 else "leaves ") + ", ".join(names[:most]) + more
@@ -239,7 +280,6 @@ def _paths(tree: Any) -> list[Any]:
 
 def _takes_part(leaf: Any, real: bool) -> bool:
     try:
-        dtype = dtype_of(leaf)
+        return jnp.issubdtype(dtype_of(leaf), jnp.floating if real else jnp.inexact)
     except TypeError:
         return False
-    return jnp.issubdtype(dtype, jnp.floating if real else jnp.inexact)

@@ -141,6 +141,7 @@ class _Update:
             # for it, nobody needs it (Equinox modules hold functions); else say where.
             with _checks.named(self.name):
                 _dtypes.check_inexact(updates, "the updates")
+                _dtypes.check_arrays(state, "the state")
                 if params is None:
                     raise
                 leaves, treedef = jax.tree.flatten(updates, is_leaf=_dtypes.is_none)
@@ -165,6 +166,7 @@ class _Update:
     ) -> tuple[Updates, OptState]:
         with _checks.within(self.expression):
             with _checks.named(self.name):
+                _check_order(updates, state, params)
                 wide, dtypes = _dtypes.widen(updates, params)
                 lane = wide if gradient is None else _dtypes.widen(gradient, params)[0]
             # A stage by itself, perhaps in a chain of Optax's, does not know the gradient.
@@ -173,6 +175,19 @@ class _Update:
             with _reports.listening(None):  # Foreign code may call from another trace.
                 wide, _, state = self.advance(wide, lane, state, params, extra)
             return _dtypes.narrow(wide, dtypes), state
+
+
+def _check_order(updates: Updates, state: OptState, params: Params | None) -> None:
+    """Refuses params in the place of the state, where structures tell that it is so."""
+    if params is None or (isinstance(state, tuple) and hasattr(state, "_fields")):
+        return
+    structure = jax.tree.structure(updates)
+    if structure == jax.tree.structure(state) != jax.tree.structure(params):
+        raise _checks.Refusal(
+            ValueError,
+            "got a state that is like the updates, and params that are not: the order is "
+            "`update(updates, state, params)`.",
+        )
 
 
 def where_updated(treedef: Any, leaves: list[Any], matching: list[Any]) -> Params:
@@ -659,7 +674,8 @@ def check_stages(who: str, transforms: Iterable[Any], *places: str) -> None:
         elif isinstance(stage, list | tuple):
             hint = " Put a `*` before it, to give its items one by one."
         where = places[i] if places else f"argument {i}"
-        raise TypeError(f"`{who}` takes transformations, but {where} is {stage!r}.{hint}")
+        got = _checks.shown(stage)
+        raise TypeError(f"`{who}` takes transformations, but {where} is {got}.{hint}")
 
 
 def stage_name(stage: GradientTransformation) -> str:

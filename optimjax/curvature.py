@@ -154,11 +154,7 @@ def _check_function(argument: str, function: Any) -> None:
 def _as_number(fun: Callable[[Params], Any]) -> Callable[[Params], jax.Array]:
     def number(params: Params) -> jax.Array:
         value: Any = fun(params)
-        if isinstance(value, tuple | list | dict) or jnp.shape(value) != ():
-            raise Refusal(
-                TypeError,
-                f"needs a function that returns one real number, but got {value!r}.",
-            )
+        _dtypes.check_real(value, "a value of the function")
         return value
 
     return number

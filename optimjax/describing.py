@@ -102,7 +102,8 @@ def describe(tx: GradientTransformation, params: Params) -> Description:
         the table as data.
 
     Raises:
-        TypeError: If `tx` is no transformation; what its `init` refuses, it refuses here.
+        TypeError: If `tx` is no transformation, or a leaf of the params no array; what the
+            `init` of `tx` refuses, it refuses here.
 
     Example:
         >>> import jax, jax.numpy as jnp, optimjax as ox
@@ -120,6 +121,12 @@ def describe(tx: GradientTransformation, params: Params) -> Description:
         together   3.2 GB, with gradients like the params
     """
     base.check_stages("describe", [tx], "its argument `tx`")
+    for path, x in jax.tree.leaves_with_path(params):
+        if not hasattr(x, "dtype") and not isinstance(x, float | complex):
+            raise TypeError(
+                "`describe` takes arrays, or their shapes as `jax.ShapeDtypeStruct(shape, "
+                f"dtype)`, but the leaf {_dtypes.name_of(path)} of the params is {x!r}."
+            )
     given = {p: x for p, x in selection.by_path(params).items() if x is not None}
     stages: list[Stage] = []
 

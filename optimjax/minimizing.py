@@ -187,7 +187,9 @@ def _run(fun: Any, tx: Any, params: Params, args: Any, limits: Any) -> MinimizeR
     params = jax.tree.map(lambda p: _dtypes.cast(p, _dtypes.dtype_of(p)), params)
 
     def value_fn(params: Params) -> jax.Array:
-        return fun(params, *args)
+        value = fun(params, *args)
+        _dtypes.check_real(value, "a value of `fun`")
+        return value
 
     def evaluate(params: Params) -> tuple[jax.Array, Any]:
         value, grad = jax.value_and_grad(value_fn)(params)

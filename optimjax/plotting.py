@@ -117,7 +117,8 @@ def plot_trajectories(
 
     Raises:
         ImportError: If Matplotlib is not installed.
-        TypeError: If one is neither a transformation nor a function.
+        TypeError: If one is neither a transformation nor a function; if `surfaces` has
+            something else in it.
         ValueError: If there is nothing to draw.
 
     Example:
@@ -133,6 +134,12 @@ def plot_trajectories(
             "`plot_trajectories` needs an optimizer, a surface and a step, but got "
             f"{len(optimizers)}, {len(surfaces)} and {steps}."
         )
+    for surface in surfaces:
+        if not isinstance(surface, Surface):
+            raise TypeError(
+                "`plot_trajectories(surfaces=...)` takes a list of `Surface`s, such as "
+                f"`[optimjax.surfaces.rosenbrock]`, but got {surfaces!r}."
+            )
     walks = {
         (surface.name, name): walk(name, tx, surface, steps)
         for surface in surfaces

@@ -82,9 +82,11 @@ class _Node(NamedTuple):
     state: Any
 
 
-def _started(tx: GradientTransformation, params: Params) -> tuple[OptState, list[_Node]]:
+def _started(
+    who: str, tx: GradientTransformation, params: Params
+) -> tuple[OptState, list[_Node]]:
     """A fresh state, and what it is made of, in the order of the stages."""
-    base.check_stages("porting", [tx], "`tx`")
+    base.check_stages(who, [tx], "`tx`")
     with base.starts() as starts:
         state = tx.init(params)
     nodes = [
@@ -611,7 +613,7 @@ def from_torch(
         (2, 3) 7
     """
     with _checks.named("from_torch"):
-        state, nodes = _started(tx, params)
+        state, nodes = _started("from_torch", tx, params)
         theirs = _Torch(_sources(state_dict, names, places, by_path(params)), step)
         state = _filled(state, nodes, theirs, fresh)
         theirs.check_used(dropped)
@@ -1034,7 +1036,7 @@ def from_optax(
                 f"takes a state of Optax, of its own classes, but got {type(optax_state)}. "
                 "A checkpoint is restored into `optax_tx.init(params)` first.",
             )
-        state, nodes = _started(tx, params)
+        state, nodes = _started("from_optax", tx, params)
         theirs = _Optax(nodes, found, step)
         state = _filled(state, nodes, theirs, fresh)
         theirs.check_used(dropped)
@@ -1072,7 +1074,7 @@ def to_optax(
         TraceState(trace={'w': Array([1., 1.], dtype=float32)})
     """
     with _checks.named("to_optax"):
-        blank, nodes = _started(tx, params)
+        blank, nodes = _started("to_optax", tx, params)
         now = _now(blank, nodes, state)
         target = optax_tx.init(params)
         others = _foreign(target)

@@ -561,12 +561,7 @@ def _trial(problem: _Problem, steps: int, key: jax.Array) -> Callable[..., bool]
     if problem.score is not None:
         losses["validation"] = jax.eval_shape(problem.score, params, problem.held_out)
     for name, value in losses.items():
-        scalar = getattr(value, "shape", None) == ()
-        if not scalar or not jnp.issubdtype(value.dtype, jnp.floating):
-            got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", value)
-            raise _checks.Refusal(
-                TypeError, f"needs a {name} that is one real number, but it is {got}."
-            )
+        _dtypes.check_real(value, f"a {name}")
 
     def can_be_traced(factory: Any, setting: Setting, argument: str) -> bool:
         def one_step(number: Any, params: Any, batch: Any) -> Any:

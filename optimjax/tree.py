@@ -350,9 +350,10 @@ def broadcast_prefix(prefix: Any, tree: Any, what: str) -> Any:
     """
     try:
         return jax.tree.map(lambda x, sub: jax.tree.map(lambda _: x, sub), prefix, tree)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError):
+        parts = _dtypes.prefix_difference(prefix, tree, "the params")
         raise Refusal(
-            ValueError, f"got a {what} that does not match the params: {error}"
+            ValueError, f"got a {what} that does not match the params: {parts}."
         ) from None
 
 

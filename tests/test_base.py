@@ -106,6 +106,33 @@ def test_errors_say_in_what_they_came():
     assert len(notes(error)[0]) < 320
 
 
+def test_what_is_given_in_another_order_is_told_the_order():
+    tx = ox.adam(0.1)
+    with raises(
+        ValueError, "`adam` got a state that is like the updates", "(updates, state"
+    ):
+        tx.update(PARAMS, PARAMS, tx.init(PARAMS))
+    # A state may well be like the updates.
+    total = ox.chain(ox.identity())
+    assert total.update({}, total.init({}), {}) == ({}, {})
+
+
+def test_a_state_of_other_things_is_named_by_its_leaf():
+    with raises(
+        TypeError, "`adam` needs arrays, but the leaf [0] of the state is 'scale_by"
+    ):
+        ox.adam(0.1).update(PARAMS, list(ox.adam(0.1).init(PARAMS)), PARAMS)
+
+
+def test_a_tensor_of_another_library_is_no_array():
+    class Tensor:
+        dtype = "torch.float32"
+        shape = (3,)
+
+    with raises(TypeError, "needs arrays, but the leaf ['w'] of the params is a Tensor"):
+        ox.adam(0.1).init({"w": Tensor()})
+
+
 # Every numeric argument of every factory, just outside of its interval and at NaN.
 
 

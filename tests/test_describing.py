@@ -129,6 +129,8 @@ def test_columns_line_up():
 
 
 def test_what_is_no_transformation_is_refused():
+    with pytest.raises(TypeError, match=r"ShapeDtypeStruct.* the leaf \['w'\]\[0\] .* 2"):
+        ox.describe(ox.adam(1e-3), {"w": (2, 3)})
     with pytest.raises(TypeError, match=r"`describe` takes transformations.*`adam\(...\)`"):
         ox.describe(ox.adam, SHAPES)
 

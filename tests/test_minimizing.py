@@ -302,6 +302,10 @@ def test_what_it_refuses():
         ox.minimize(1.0, jnp.zeros(2), ox.lbfgs())
     with pytest.raises(TypeError, match=r"`minimize` needs floating .* int32"):
         ox.minimize(bowl, jnp.zeros(2, jnp.int32), ox.lbfgs())
+    with pytest.raises(TypeError, match=r"value of `fun` .* real .* float32\[2\]\.$"):
+        ox.minimize(jnp.square, jnp.zeros(2), ox.lbfgs())
+    with pytest.raises(TypeError, match=r"value of `fun` .* complex64\[\]"):
+        ox.minimize(lambda p: jax.lax.complex(p[0], p[1]), jnp.zeros(2), ox.lbfgs())
     with pytest.raises(ValueError, match=r"`minimize\(gtol=...\)` must lie in \[0, inf\)"):
         ox.minimize(bowl, jnp.zeros(2), ox.lbfgs(), gtol=-1.0)
     with pytest.raises(TypeError, match=r"`minimize\(args=...\)` must be a tuple"):

@@ -96,6 +96,11 @@ def test_every_optimizer_has_its_line_and_what_flees_is_said(tmp_path):
             TypeError,
             "'mine' is 3",
         ),
+        (
+            lambda: ox.plot_trajectories({"mine": ox.sgd(0.1)}, "beale"),
+            TypeError,
+            r"takes a list of `Surface`s.* but got 'beale'",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, error, match):

@@ -248,6 +248,8 @@ def test_what_does_not_fit_is_refused_by_both_names():
     porting.from_torch(ox.adam(1.0), params, state_dict, places=PLACES)
     with pytest.raises(TypeError, match="`from_torch` takes the `state_dict"):
         porting.from_torch(ox.adam(1.0), params, {"w": 1})
+    with pytest.raises(TypeError, match="`from_torch` takes transformations, but `tx` is"):
+        porting.from_torch(state_dict, ox.adam(1.0), params)
 
 
 def test_what_cannot_be_carried_exactly_is_refused_with_the_way_out():

@@ -125,8 +125,8 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is():
 @pytest.mark.parametrize(
     ("mask", "kind", "message"),
     [
-        ({"encoder": True}, ValueError, "a mask that does not match the params"),
-        ({**MASK, "head": True}, ValueError, "a mask that does not match the params"),
+        ({"encoder": True}, ValueError, r"match the params: it lacks .*\['bias'\]"),
+        ({**MASK, "head": True}, ValueError, r"it has leaf \['head'\], missing in"),
         ({**MASK, "norm": None}, ValueError, "a mask that does not match the params"),
         (
             {**MASK, "norm": 1},

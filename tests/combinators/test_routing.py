@@ -423,7 +423,8 @@ PLAIN = {"encoder": {"w": jnp.ones(2)}, "bias": jnp.ones(1)}
         (lambda: ox.partition({}), "`partition` got no label for bias, encoder/w; "),
         (
             lambda: ox.partition({"a": ADAM()}, {"encoder": "a"}),
-            "`partition` got a tree of labels that does not match the params: ",
+            "`partition` got a tree of labels that does not match the params: it lacks "
+            "leaf ['bias'].",
         ),
     ],
 )
