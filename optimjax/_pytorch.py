@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .base import GradientTransformation, identity
+from .base import GradientTransformation, identity, stage_name
 from .combinators.chaining import chain
 from .optimizers import adadelta, adamax, nadamw, rprop
 from .schedules import constant_schedule, inverse_sqrt_schedule, inverse_time_decay
@@ -30,6 +30,11 @@ def given(value: Any, stage: Callable[[Any], GradientTransformation]) -> Any:
     return stage(value) if value else identity()
 
 
+def _chained(*stages: GradientTransformation) -> GradientTransformation:
+    """The `chain`, without what does nothing: it reads better."""
+    return chain(*(stage for stage in stages if stage_name(stage) != "identity"))
+
+
 # Everything sees the L2 penalty, except where the decay is decoupled.
 
 
@@ -39,7 +44,7 @@ def _coupled(
     weight_decay: float = 0.0,
     maximize: bool = False,
 ) -> GradientTransformation:
-    return chain(
+    return _chained(
         scale(-1.0) if maximize else identity(),
         given(weight_decay, add_decayed_weights),
         *stages,
@@ -51,7 +56,7 @@ def whole(
     tx: GradientTransformation, weight_decay: float = 0.0, maximize: bool = False
 ) -> GradientTransformation:
     """An optimizer that brings its learning rate along."""
-    return chain(
+    return _chained(
         scale(-1.0) if maximize else identity(),
         given(weight_decay, add_decayed_weights),
         tx,
@@ -171,7 +176,7 @@ def _radam(
     b1, b2 = betas
 
     def make(decay: float) -> GradientTransformation:
-        return chain(
+        return _chained(
             scale_by_momentum(b1, dampening=b1),
             add_bias_correction(b1),
             scale_by_rectified_rms(b2, eps, eps_hat=True),
@@ -235,7 +240,7 @@ def _adafactor(
             return add_decayed_weights(lambda t: -lr(t) * decay)
         return add_decayed_weights(-lr * decay)
 
-    return chain(
+    return _chained(
         scale(-1.0) if maximize else identity(),
         scale_by_factored_rms(
             decay_rate=-beta2_decay,
@@ -263,7 +268,7 @@ def _muon(
 ) -> GradientTransformation:
     rule = (adjust_lr_fn or "original").removesuffix("_adamw")
     factor = 0.2 if rule == "match_rms" else 1.0
-    return chain(
+    return _chained(
         scale_by_momentum(momentum, dampening=momentum, nesterov=nesterov),
         orthogonalize(ns_coefficients, ns_steps, eps, dtype="bfloat16", axes="oi"),
         scale_by_matrix_shape(rule, factor, axes="oi"),

@@ -692,8 +692,8 @@ def like_torch(
         >>> import optimjax as ox
         >>> group = {"lr": 0.1, "momentum": 0.9, "foreach": None, "params": [0]}
         >>> ox.porting.like_torch("SGD", {"state": {}, "param_groups": [group]}, ["w"])
-        chain(identity(), identity(), scale_by_momentum(0.9, dampening=0.0,
-        nesterov=False, undamped_start=True), scale_by_learning_rate(0.1))
+        chain(scale_by_momentum(0.9, dampening=0.0, nesterov=False, undamped_start=True),
+        scale_by_learning_rate(0.1))
     """
     with _checks.named("like_torch"):
         if kind not in _pytorch.CLASSES:
@@ -734,9 +734,9 @@ def _of_group(
     rule = {k: _plain(v) for k, v in group.items() if k not in _NO_RULE} | dict(instead)
     if kind in ("Adam", "AdamW"):
         decoupled = rule.pop("decoupled_weight_decay", kind == "AdamW")
-        if decoupled != (kind == "AdamW"):
-            other = "AdamW" if decoupled else "Adam"
-            raise Refusal(ValueError, f"was told {kind!r}, but this state is of {other!r}.")
+        if kind == "AdamW" and not decoupled:
+            raise Refusal(ValueError, "was told 'AdamW', but this state is of 'Adam'.")
+        kind = "AdamW" if decoupled else "Adam"  # `Adam` can be told to decouple it, too.
     try:
         return _pytorch.CLASSES[kind](**rule)
     except TypeError as error:

@@ -274,6 +274,12 @@ def test_like_torch_takes_what_is_there_and_refuses_what_it_does_not_know():
     assert "0.01" in repr(known)  # The decay, of the group.
     with pytest.raises(ValueError, match=r"knows SGD, .* but not 'LBFGS'"):
         porting.like_torch("LBFGS", state_dict)
+    state_dict["param_groups"][0]["decoupled_weight_decay"] = True  # So Adam may be told.
+    assert (
+        "add_decayed_weights"
+        in repr(porting.like_torch("Adam", state_dict)).split("rms")[1]
+    )
+    state_dict["param_groups"][0]["decoupled_weight_decay"] = False
     with pytest.raises(ValueError, match="told 'AdamW', but this state is of 'Adam'"):
         porting.like_torch("AdamW", state_dict)
     state_dict["param_groups"][0]["warp"] = 9
