@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import optimjax as ox
 
@@ -188,6 +189,20 @@ def resume_from_a_checkpoint():
         files.wait_until_finished()
         shapes = jax.eval_shape(lambda p: (p, optimizer.init(p)), network())
         params, state = files.restore(Path(folder) / "step_50", shapes)
+    resumed, _ = train(optimizer, params, state, steps=50, begin=50)
+    same = all(map(jnp.array_equal, jax.tree.leaves(resumed), jax.tree.leaves(straight)))
+    return f"bit for bit as if it had not been stopped: {same}"
+
+
+@recipe
+def keep_the_state_in_one_file():
+    optimizer = ox.adam(1e-2)
+    straight, _ = train(optimizer)
+    params, state = train(optimizer, steps=50)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "state.npz", **ox.state_to_dict(state))
+        with np.load(Path(folder) / "state.npz") as stored:  # In another process, perhaps.
+            state = ox.state_from_dict(stored, optimizer.init(params))
     resumed, _ = train(optimizer, params, state, steps=50, begin=50)
     same = all(map(jnp.array_equal, jax.tree.leaves(resumed), jax.tree.leaves(straight)))
     return f"bit for bit as if it had not been stopped: {same}"

@@ -8,6 +8,7 @@ A line of a page that is one of these comments becomes what it asks for:
     <!-- reference: table Optimizers -->           the names of a table of the README
     <!-- reference: modules tree states -->        the public names of modules
     <!-- gallery -->                               the examples, with their pictures
+    <!-- recipes -->                               the functions of `examples/recipes.py`
 
 So nothing is written down twice. Names of the library in the pages are links to the
 reference, which has every public name once: what is missing, or there twice, is a warning,
@@ -37,7 +38,7 @@ from reference import ROOT
 log = logging.getLogger("mkdocs.hooks.optimjax")
 EXAMPLES = ROOT / "examples"
 DIRECTIVE = re.compile(
-    r"^<!-- (include|expression|reference|gallery)(?:: (.*?))? -->$", re.M
+    r"^<!-- (include|expression|reference|gallery|recipes)(?:: (.*?))? -->$", re.M
 )
 # Where names are not ours: tables of what other libraries call something.
 UNLINKED = {"coming_from.md", "differences.md"}
@@ -118,7 +119,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
                 return "\n\n".join(_expression(name) for name in rest.split())
             if kind == "reference":
                 return _reference(config.extra["sections"][rest])
-            return _gallery(source)
+            return _recipes() if kind == "recipes" else _gallery(source)
         except (LookupError, OSError) as error:
             log.warning("%s: %s: %s", source, directive[0], error)
             return ""
@@ -210,6 +211,21 @@ def _reference(sections: list[reference.Section]) -> str:
                 f"::: {path}\n    options:\n      heading: {shown}\n"
                 f"      toc_label: {shown}\n      heading_level: {level}"
             )
+    return "\n\n".join(parts)
+
+
+def _recipes() -> str:
+    """The functions that are marked as recipes, each under its name."""
+    code = (EXAMPLES / "recipes.py").read_text()
+    lines, parts = code.splitlines(), []
+    for node in ast.parse(code).body:
+        marks = getattr(node, "decorator_list", [])
+        if isinstance(node, ast.FunctionDef) and "recipe" in map(ast.unparse, marks):
+            body = "\n".join(lines[node.lineno - 1 : node.end_lineno])
+            title = node.name.replace("_", " ").capitalize()
+            parts.append(f"## {title}\n\n```python\n{body}\n```")
+    if not parts:
+        raise LookupError("there are no recipes")
     return "\n\n".join(parts)
 
 
