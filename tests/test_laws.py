@@ -231,6 +231,45 @@ BROKEN = {
 }
 
 
+# Those in whose arithmetic infinity meets zero, or infinity, unless they see to it.
+OVERFLOWING = {
+    ox.scale_by_yogi,
+    ox.compensate_delay,
+    ox.scale_by_shampoo,
+    ox.in_eigenbasis,
+    ox.ftrl,
+    ox.momo,
+    ox.mechanize,
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=str(case), marks=[] if case.make in OVERFLOWING else [pytest.mark.slow]
+        )
+        for case in catalogue.CASES
+        if not case.searching
+    ],
+)
+def test_finite_gradients_whose_squares_are_not_give_no_nan(case):
+    tx = case()
+    rng = np.random.default_rng(0)
+    params = {k: jnp.float32(rng.normal(size=(n, 3))) for k, n in (("w", 4), ("v", 3))}
+    state = tx.init(params)
+    for size in (1e20, 1e20, 1.0, 1.0):
+        grads = jax.tree.map(
+            lambda p, size=size: jnp.float32(size * rng.uniform(-1, 1, p.shape)), params
+        )
+        updates, state = tx.update(grads, state, params, **case.extra)
+        floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        for x in [*jax.tree.leaves(updates), *floats]:
+            assert not np.isnan(x).any()
+        if case.whole:
+            params = ox.apply_updates(params, updates)
+
+
 @pytest.mark.parametrize("law", BROKEN)
 def test_the_check_finds_a_broken_law_and_names_it(law):
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}

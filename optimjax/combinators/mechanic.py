@@ -152,11 +152,15 @@ def mechanize(
 
 def _gain(updates: Updates, way: Updates, params: Params, decay: Any, eps: Any) -> Any:
     """How much more the loss would have fallen, had all steps been longer."""
+    size, length = (numerics.as_scalar(norm(x)) for x in (updates, params))
+    # Beyond it in other units, so that no terms of opposite sign are infinite.
+    unit = jnp.where(size > _MOST, 2.0**100, 1.0)
+    scaled = leafwise(numerics.over, updates, y=unit)
 
     def along(x: Any) -> jax.Array:
-        return numerics.as_scalar(jnp.real(vdot(updates, x)))
+        return unit * numerics.as_scalar(jnp.real(vdot(scaled, x)))
 
-    size, length = (numerics.as_scalar(norm(x)) for x in (updates, params))
     inward = numerics.as_scalar(jnp.real(vdot(way, params)))
     pull = decay * jnp.minimum(size, _MOST) * inward / (length + eps)
+    pull = jnp.clip(pull, -_MOST, _MOST)
     return jnp.clip(-along(way) - pull, -_MOST, _MOST)

@@ -160,7 +160,8 @@ def momo(
         tau = jnp.minimum(rate / rho, longest)
         _reports.report("momo_rate", tau)
         if adapt_lower_bound:
-            landed = value + (here - product) - tau / 2 * square
+            fall = jnp.where(tau > 0, tau / 2 * square, 0)  # A square may be infinite.
+            landed = value + (here - product) - fall
             bound = jnp.maximum(landed / rho, lower_bound)
         out = leafwise(_step, direction, reads=(params,), rate=tau, decay=decay)
         return out, out, MomoState(count, value, product, bound, momentum, inner_state)

@@ -209,8 +209,12 @@ def _compensated(
         mean_square = numerics.decay_and_add(
             mean_square, numerics.weighted_square(g, 1 - decay), decay
         )
-        square = numerics.divide(square, numerics.sqrt(mean_square + eps))
-    return g + strength * square * (p - then), ring, mean_square
+        root = numerics.sqrt(mean_square + eps)
+        square = jnp.where(jnp.isinf(root), 0, numerics.divide(square, root))
+    way = p - then
+    # A square may be infinite where nothing has moved.
+    ahead = jnp.where(way == 0, 0, strength * square * way)
+    return g + ahead, ring, mean_square
 
 
 @transformation(state=CompensateDelayState)

@@ -1,5 +1,6 @@
 """Second moments of matrices as Kronecker products, one factor for each side: Shampoo."""
 
+import functools
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -21,17 +22,26 @@ class Sides(NamedTuple):
 
 
 def gathered(g: jax.Array, factors: Sides, *, decay: Any, weight: Any) -> Sides:
-    """The factors with a new gradient in them: of `g g*` on the left, `g* g` right."""
+    """The factors with a new gradient in them: of `g g*` on the left, `g* g` right.
+
+    A finite gradient whose square is not is left out: there are no axes of infinity.
+    """
+
+    def finite(x: jax.Array) -> jax.Array:
+        return jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
 
     def more(factor: Any, square: Any) -> Any:
         if isinstance(factor, tuple):
             return factor
         return numerics.decay_and_add(factor, weight * square(), decay)
 
-    return Sides(
+    new = Sides(
         more(factors.left, lambda: product(g, adjoint(g))),
         more(factors.right, lambda: product(adjoint(g), g)),
     )
+    known = [finite(x) for x in jax.tree.leaves(new)]
+    taken = functools.reduce(jnp.logical_and, known, True) | ~finite(g)
+    return jax.tree.map(lambda n, o: jnp.where(taken, n, o), new, factors)
 
 
 def inverse_root(

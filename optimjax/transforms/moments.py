@@ -241,7 +241,9 @@ def _yogi(
     correction_2: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     m = _mean(m, g, b1)
-    v = v - jnp.sign(v - numerics.abs_sq(g)) * numerics.weighted_square(g, 1 - b2)
+    square = numerics.abs_sq(g)
+    change = jnp.sign(v - square) * numerics.weighted_square(g, 1 - b2)
+    v = jnp.where(v == square, v, v - change)  # Both may be infinite.
     root = numerics.sqrt(numerics.times(correction_2, v) + eps_root) + eps
     return numerics.divide(numerics.times(correction_1, m), root), m, v
 

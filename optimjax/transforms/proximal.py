@@ -267,7 +267,8 @@ def _ftrl(
     square = numerics.abs_sq(g)
     new_n = n + square
     root, growth = _power_and_growth(n, square, power)
-    still = rate == 0  # A rate of zero: nothing moves, and nothing is remembered.
+    # A rate of zero, or a square beyond all numbers: nothing moves, nothing is remembered.
+    still = (rate == 0) | (jnp.isinf(new_n) & jnp.isfinite(g))
     safe = jnp.where(still, 1, rate)
     new_z = z + g + 2 * l2_shrinkage * p - growth / safe * p
     curvature = (root + beta) / safe + 2 * l2

@@ -260,7 +260,7 @@ MAKERS = {
 def test_misuse_is_refused_by_name(name):
     make = MAKERS[name]
     with pytest.raises(
-        TypeError, match=f"`{name}` takes transformations, but argument 0 is <"
+        TypeError, match=f"`{name}` takes transformations, but argument 0 is sgd"
     ):
         make(ox.sgd)
     tx, params = make(ox.sgd(0.1)), jnp.ones(2)

@@ -120,9 +120,11 @@ def test_a_bound_that_is_not_known_is_found(make):
 
     _, state = trained(make(1.0, adapt_lower_bound=True), 400, loss=above)
     assert abs(float(state.lower_bound) - 7.0) < 0.01
-    fixed, _ = trained(make(10.0), 400, loss=above)
-    found, _ = trained(make(10.0, adapt_lower_bound=True), 400, loss=above)
-    assert loss(found[-1]) < 0.2 * loss(fixed[-1])
+    fixed, _ = trained(make(30.0), 400, loss=above)
+    found, _ = trained(make(30.0, adapt_lower_bound=True), 400, loss=above)
+    # At such a rate all ways have jumps, when is a matter of rounding: no single point.
+    usual = [np.median([loss(p) for p in path[-200:]]) for path in (found, fixed)]
+    assert usual[0] < 0.2 * usual[1]
 
 
 def test_its_rate_can_be_measured():
