@@ -1,6 +1,6 @@
 """Second moments of matrices as Kronecker products, one factor for each side: Shampoo."""
 
-import functools
+import math
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -26,22 +26,20 @@ def gathered(g: jax.Array, factors: Sides, *, decay: Any, weight: Any) -> Sides:
 
     A finite gradient whose square is not is left out: there are no axes of infinity.
     """
-
-    def finite(x: jax.Array) -> jax.Array:
-        return jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
+    largest = jnp.max(numerics.modulus(g), axis=(-2, -1), keepdims=True, initial=0)
+    most = float(jnp.finfo(largest.dtype).max) / (2 * max(g.shape))
+    taken = (largest <= math.sqrt(most)) | ~jnp.isfinite(largest)
 
     def more(factor: Any, square: Any) -> Any:
         if isinstance(factor, tuple):
             return factor
-        return numerics.decay_and_add(factor, weight * square(), decay)
+        new = numerics.decay_and_add(factor, weight * square(), decay)
+        return jnp.where(taken, new, factor)
 
-    new = Sides(
+    return Sides(
         more(factors.left, lambda: product(g, adjoint(g))),
         more(factors.right, lambda: product(adjoint(g), g)),
     )
-    known = [finite(x) for x in jax.tree.leaves(new)]
-    taken = functools.reduce(jnp.logical_and, known, True) | ~finite(g)
-    return jax.tree.map(lambda n, o: jnp.where(taken, n, o), new, factors)
 
 
 def inverse_root(

@@ -264,11 +264,12 @@ def _ftrl(
     l2_shrinkage: Any,
     beta: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # What is finite, and has no square that is, is left out.
+    g = jnp.where(jnp.isinf(numerics.abs_sq(g)) & jnp.isfinite(g), 0, g)
     square = numerics.abs_sq(g)
     new_n = n + square
     root, growth = _power_and_growth(n, square, power)
-    # A rate of zero, or a square beyond all numbers: nothing moves, nothing is remembered.
-    still = (rate == 0) | (jnp.isinf(new_n) & jnp.isfinite(g))
+    still = rate == 0  # A rate of zero: nothing moves, and nothing is remembered.
     safe = jnp.where(still, 1, rate)
     new_z = z + g + 2 * l2_shrinkage * p - growth / safe * p
     curvature = (root + beta) / safe + 2 * l2
