@@ -292,7 +292,7 @@ def domains(function: Callable[..., Any]) -> dict[str, Number]:
     """The interval of each numeric argument of a factory; for tests of refusals."""
     wrapped = inspect.unwrap(function)
     found = {}
-    for name, annotation in inspect.get_annotations(wrapped).items():
+    for name, annotation in _annotations(wrapped).items():
         for mark in _marks(annotation):
             if isinstance(mark, Number):
                 found[name] = mark
@@ -310,9 +310,26 @@ def legible(signature: inspect.Signature) -> inspect.Signature:
     return signature.replace(parameters=bare)
 
 
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Those of a function, read where they are texts: the ranges are in them."""
+    found = inspect.get_annotations(function)
+    for argument, annotation in found.items():
+        if not isinstance(annotation, str) or argument == "return":
+            continue
+        try:
+            found[argument] = eval(annotation, getattr(function, "__globals__", {}))
+        except NameError as error:
+            raise TypeError(
+                f"`{function.__name__}`: the annotation {annotation!r} of `{argument}`, by "
+                f"which it would be checked, cannot be read: {error}. Import what is in it "
+                "where the module can see it."
+            ) from None
+    return found
+
+
 @functools.cache
 def _contract(function: Callable[..., Any]) -> Any:
-    annotations = inspect.get_annotations(function)
+    annotations = _annotations(function)
     checks = {n: c for n, a in annotations.items() if (c := _check(a)) is not None}
     return inspect.signature(function), checks
 

@@ -10,6 +10,7 @@ kind; the call is compiled if nothing around it is; the dtype rule is kept; and 
 import contextlib
 import functools
 import inspect
+import textwrap
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, cast, overload
@@ -181,11 +182,12 @@ def _check_order(updates: Updates, state: OptState, params: Params | None) -> No
     """Refuses params in the place of the state, where structures tell that it is so."""
     if params is None or (isinstance(state, tuple) and hasattr(state, "_fields")):
         return
-    structure = jax.tree.structure(updates)
-    if structure == jax.tree.structure(state) != jax.tree.structure(params):
+    first, second, third = map(jax.tree.structure, (updates, state, params))
+    if len({first, third}) == 2 and second in (first, third):
+        like = "updates, and params" if second == first else "params, and updates"
         raise _checks.Refusal(
             ValueError,
-            "got a state that is like the updates, and params that are not: the order is "
+            f"got a state that is like the {like} that are not: the order is "
             "`update(updates, state, params)`.",
         )
 
@@ -674,7 +676,7 @@ def check_stages(who: str, transforms: Iterable[Any], *places: str) -> None:
         elif isinstance(stage, list | tuple):
             hint = " Put a `*` before it, to give its items one by one."
         where = places[i] if places else f"argument {i}"
-        got = _checks.shown(stage)
+        got = textwrap.shorten(_checks.shown(stage), 300)
         raise TypeError(f"`{who}` takes transformations, but {where} is {got}.{hint}")
 
 

@@ -225,6 +225,11 @@ def increment(count: jax.Array) -> jax.Array:
         >>> print(numerics.increment(jnp.int32(2**31 - 1)))
         2147483647
     """
+    if not (hasattr(count, "dtype") and jnp.issubdtype(count.dtype, jnp.integer)):
+        got = count.dtype if hasattr(count, "dtype") else type(count).__name__
+        raise _checks.Refusal(
+            TypeError, f"needs a state whose count is an int32, but it is a {got}."
+        )
     largest = jnp.iinfo(count.dtype).max
     return jnp.where(count < largest, count + 1, largest)
 
@@ -246,7 +251,14 @@ def at_step(hyperparameter: Any, count: jax.Array) -> Any:
             f"cannot compile the schedule {hyperparameter!r}: it decides by an `if` of "
             "Python about a step that is traced. Say it with `jnp.where`.",
         ) from None
-    if jax.tree.structure(value) != jax.tree.structure(0) or jnp.shape(value) != ():
+    if callable(value):
+        name = _checks.shown(hyperparameter)
+        raise _checks.Refusal(
+            TypeError,
+            f"got a function from the schedule {name}. Did you mean `{name}(...)`?",
+        )
+    one = jax.tree_util.all_leaves([value]) and not isinstance(value, str)
+    if not (one and getattr(value, "shape", ()) == ()):
         raise _checks.Refusal(
             TypeError,
             f"got {value!r} from the schedule {hyperparameter!r}; it must give a number at "

@@ -29,7 +29,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from . import _dtypes
+from . import _checks, _dtypes
 from ._checks import Refusal
 from .tree import broadcast_prefix
 
@@ -312,7 +312,15 @@ def _spread(choice: Any, params: Any, what: str) -> Any:
             treedef = jax.tree.structure(params, is_leaf=_dtypes.is_none)
             said = (None if x is None else say(p, x) for p, x in by_path(params).items())
             return treedef.unflatten(said)
-        choice = choice(params)
+        given, choice = choice, choice(params)
+        whole = jax.tree_util.all_leaves([choice])
+        if whole and not jax.tree_util.all_leaves([params]):
+            raise Refusal(
+                TypeError,
+                f"got a {what} that is {_checks.shown(given)}, a function of one argument, "
+                f"which is all the params, and gave {choice!r} for them all. A function of "
+                "path and leaf takes two: `lambda path, leaf: ...`.",
+            )
     return broadcast_prefix(choice, params, what)
 
 

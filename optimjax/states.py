@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _dtypes
+from ._checks import named
 from .base import OptState, Params
 from .selection import Path, by_path, listed, path_of, text
 
@@ -202,6 +203,8 @@ def state_to_dict(state: OptState) -> dict[str, Any]:
         scale_by_momentum/count
         scale_by_momentum/momentum/w
     """
+    with named("state_to_dict"):
+        _dtypes.check_arrays(state, "the state")
     leaves = _leaves(state)
     return {LAYOUT_KEY: np.int32(LAYOUT), **leaves}
 

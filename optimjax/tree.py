@@ -105,7 +105,11 @@ def leafwise(
         slot = tuple(column[i] for column in columns)
         out = None
         if u is not None:
-            out, slot = kernel(u, slot, tuple(other[i] for other in others), shared)
+            try:
+                out, slot = kernel(u, slot, tuple(other[i] for other in others), shared)
+            except Refusal as refusal:
+                place = _place(updates, i)
+                raise Refusal(refusal.kind, f"{refusal} It is the leaf {place}.") from None
         outs.append(out)
         for new, s in zip(news, slot, strict=True):
             new.append(s)
@@ -183,7 +187,7 @@ def _encode(x: Any, like: jax.Array) -> jax.Array:
         raise Refusal(
             ValueError,
             f"has a rule that returned shape {jnp.shape(x)} for an array of shape "
-            f"{like.shape}.",
+            f"{like.shape}. Have gradient and state the same shape?",
         )
     if jnp.iscomplexobj(x) and not jnp.iscomplexobj(like):
         raise Refusal(

@@ -116,6 +116,61 @@ def test_what_is_given_in_another_order_is_told_the_order():
     total = ox.chain(ox.identity())
     assert total.update({}, total.init({}), {}) == ({}, {})
 
+    with raises(
+        ValueError, "`adam` got a state that is like the params", "(updates, state"
+    ):
+        tx.update(tx.init(PARAMS), PARAMS, PARAMS)
+
+
+def test_ranges_that_are_texts_are_ranges_all_the_same():
+    """As `from __future__ import annotations` makes them."""
+
+    def rule(strength="NonNegative"):
+        def made(b=0.9):
+            return ox.scale(b)
+
+        made.__annotations__ = {"b": strength, "return": "Nobody.Knows"}
+        made.__globals__["NonNegative"] = ox.typing.NonNegative
+        return ox.transformation(made)
+
+    assert repr(rule()(0.5)) == "made(0.5)"
+    with raises(ValueError, "`made(b=...)` must lie in [0, inf)"):
+        rule()(-1.0)
+    with raises(TypeError, "`made`", "'NonNegativ' of `b`", "cannot be read"):
+        rule("NonNegativ")(0.5)
+
+
+def test_a_shape_that_would_broadcast_is_refused_at_its_leaf():
+    tx = ox.adam(0.1)
+    with raises(ValueError, "shape (1, 3) for an array of shape (3,)", "leaf ['b']['c']"):
+        wrong = {**PARAMS, "b": {"c": jnp.ones((1, 3))}}
+        with jax.numpy_rank_promotion("allow"):  # As it is for most people.
+            tx.update(wrong, tx.init(PARAMS))
+
+
+def test_what_is_no_state_is_refused():
+    tx = ox.adam(0.1)
+    with raises(TypeError, "`eval_params(state, params)` takes a state", "adam(0.1)"):
+        ox.eval_params(tx, PARAMS)
+    with raises(TypeError, "`state_to_dict` needs arrays", ".init"):
+        ox.state_to_dict(tx)
+    state = jax.tree.map(lambda x: x.astype(jnp.float32), tx.init(PARAMS))
+    with raises(TypeError, "`scale_by_momentum`", "count is an int32, but it is a float32"):
+        tx.update(PARAMS, state, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (ox.constant_schedule, "Did you mean `constant_schedule(...)`?"),
+        (lambda step: "fast", "got 'fast' from the schedule"),
+    ],
+)
+def test_what_is_no_schedule_is_told_so(schedule, words):
+    tx = ox.sgd(schedule)
+    with raises(TypeError, "`scale_by_learning_rate` got", words):
+        tx.update(PARAMS, tx.init(PARAMS))
+
 
 def test_a_state_of_other_things_is_named_by_its_leaf():
     with raises(

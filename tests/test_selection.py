@@ -133,6 +133,7 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is():
             TypeError,
             r"a mask with 1 at \['norm'\]\['scale'\]; it takes",
         ),
+        (lambda path: "bias" in path, TypeError, r"two: `lambda path, leaf: ...`"),
         ({**MASK, "norm": "**"}, TypeError, r"with '\*\*' at \['norm'\]\['scale'\]"),
         ({**MASK, "norm": jnp.zeros(2, bool)}, TypeError, r"\['norm'\]\['scale'\]"),
         (lambda path, leaf: leaf.sum(), TypeError, r"a mask with Array.* at \['bias'\]"),

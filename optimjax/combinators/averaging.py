@@ -46,6 +46,7 @@ def eval_params(state: OptState, params: Params) -> Params:
     Raises:
         ValueError: If there are two averages, neither inside of the other, by their paths;
             if state and params have changed places.
+        TypeError: If `state` is a transformation.
 
     Example:
         >>> import jax.numpy as jnp, optimjax as ox
@@ -57,6 +58,11 @@ def eval_params(state: OptState, params: Params) -> Params:
         >>> print(params, ox.eval_params(state, params))
         [2.] [3.]
     """
+    if base.is_transformation(state):
+        raise TypeError(
+            "`eval_params(state, params)` takes a state, but got the transformation "
+            f"{state!r}."
+        )
     answer = states.evaluated(state, params)
     if answer is None and states.averages(params):
         raise ValueError(

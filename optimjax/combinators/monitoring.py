@@ -166,11 +166,14 @@ def measure(
 
 
 def _scalar(name: str, value: Any) -> jax.Array:
-    if jnp.shape(value) != ():
+    one = jax.tree_util.all_leaves([value])
+    if not one or jnp.shape(value) != ():
+        got = (
+            f"an array of shape {jnp.shape(value)}" if one else f"a {type(value).__name__}"
+        )
         raise Refusal(
             ValueError,
-            f"got an array of shape {jnp.shape(value)} from the measure {name!r}, which "
-            "must be a scalar.",
+            f"got {got} from the measure {name!r}, which must be a scalar.",
         )
     return numerics.as_scalar(value)
 
