@@ -265,13 +265,14 @@ def _muon(
     eps: float = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
+    axes: str = "oi",  # Not PyTorch's: "io" for weights that are turned on their way.
 ) -> GradientTransformation:
     rule = (adjust_lr_fn or "original").removesuffix("_adamw")
     factor = 0.2 if rule == "match_rms" else 1.0
     return _chained(
         scale_by_momentum(momentum, dampening=momentum, nesterov=nesterov),
-        orthogonalize(ns_coefficients, ns_steps, eps, dtype="bfloat16", axes="oi"),
-        scale_by_matrix_shape(rule, factor, axes="oi"),
+        orthogonalize(ns_coefficients, ns_steps, eps, dtype="bfloat16", axes=axes),
+        scale_by_matrix_shape(rule, factor, axes=axes),
         given(weight_decay, add_decayed_weights),
         scale_by_learning_rate(lr),
     )

@@ -44,7 +44,7 @@ class Description(NamedTuple):
 
     @property
     def state_bytes(self) -> int:
-        """The bytes of the whole state, on all devices together."""
+        """The bytes of the whole state, each array once, however many devices have it."""
         return sum(slot.bytes for stage in self.stages for slot in stage.slots)
 
     @property
@@ -159,13 +159,20 @@ def _stages(
         made[i].setdefault(field, []).append(leaf)
     shown: list[tuple[int, Any]] = []
     hidden: list[int] = []  # The depths of the calls around that have no row.
+    asked = 0  # Up to where the calls are within one that is asked once more.
     for i, start in enumerate(seen):
         hidden = [depth for depth in hidden if depth < start.depth]
         name = base.stage_name(GradientTransformation(start.update, start.update))
         within = range(i, _end(seen, i))
-        again = (start.depth, start.update) in shown and not any(made[j] for j in within)
+        # Asked once more, for what its state would be: there are arrays, and nobody has
+        # kept them. What keeps nothing may well stand in two places.
+        again = (start.depth, start.update) in shown and bool(jax.tree.leaves(start.state))
+        again &= not any(made[j] for j in within)
         shown.append((start.depth, start.update))
-        # Asked once more, for what its state would be; or the body of an alias; or nothing.
+        if i < asked:
+            continue
+        asked = within.stop if again else asked
+        # That; or the body of an alias; or nothing.
         body = name == "chain" and i > 0 and start.state is seen[i - 1].state
         if again or body or (name == "identity" and i > 0):
             hidden.append(start.depth)

@@ -585,7 +585,8 @@ def from_torch(
         step: The steps taken so far, where PyTorch does not count: SGD, Muon.
         fresh: Patterns of paths of our state that may begin anew, where PyTorch has
             nothing: `"**/bias"`, of a bias that had no gradient yet. It shares the count of
-            the others, and what the count corrects.
+            the others, and what the count corrects (a bias, or SGD's first gradient, which
+            is not damped).
         dropped: Slots of theirs that may be left behind, such as `"max_exp_avg_sq"`.
 
     Returns:
@@ -700,11 +701,21 @@ def like_torch(
             known = ", ".join(_pytorch.CLASSES)
             raise Refusal(ValueError, f"knows {known}, but not {kind!r}.")
         several = len(state_dict["param_groups"]) > 1
-        if not several and names is None:
-            return _of_group(kind, state_dict["param_groups"][0], instead)
-        groups = _groups(state_dict, names)
+        turned = kind == "Muon" and places is not None
+        if several or names is not None or turned:
+            groups = _groups(state_dict, names)
+        else:
+            groups = [(dict(state_dict["param_groups"][0]), {})]
+
+        def made(group: Mapping[str, Any], named: Mapping[Any, str]) -> Any:
+            own = [state_dict["state"].get(i, {}) for i in group["params"]]
+            found = {**_told(kind, group, own, instead), **instead}
+            if turned:
+                found["axes"] = _axes([_place(name, places) for name in named.values()])
+            return _of_group(kind, group, found)
+
         if not several:
-            return _of_group(kind, groups[0][0], instead)
+            return made(*groups[0])
         # Where a name has its place shows without the params: it is said in `places`.
         labels: dict[str, str] = {}
         for label, (_, named) in enumerate(groups):
@@ -713,9 +724,7 @@ def like_torch(
                 if place is not None:
                     labels[place if isinstance(place, str) else place[0]] = str(label)
         used = set(labels.values())
-        makes = {
-            str(i): _of_group(kind, group, instead) for i, (group, _) in enumerate(groups)
-        }
+        makes = {str(i): made(*both) for i, both in enumerate(groups)}
         return partition(
             {label: tx for label, tx in makes.items() if label in used},
             lambda path, leaf: labels.get(path, "of no group"),
@@ -726,6 +735,58 @@ def _place(name: str, places: Places) -> Place:
     if isinstance(places, Mapping):
         return places.get(name)
     return name.replace(".", "/") if places is None else places(name)
+
+
+def _told(
+    kind: str, group: Mapping[str, Any], own: list[Any], instead: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the slots of a group say of its rule, beside what the group says."""
+    if kind == "Adafactor" and group.get("eps", (None,))[0] is None:
+        slots = _PYTORCH[ScaleByFactoredRmsState]["nu"]
+        dtypes = {str(s[x].dtype) for s in own for x in slots if x in s}
+        if len(dtypes) > 1:
+            raise Refusal(
+                ValueError,
+                f"got parameters of {sorted(dtypes)}, and an `eps` of None, which is "
+                "another one for each. Say it: `eps=(1e-7, 1e-3)`.",
+            )
+        for dtype in dtypes:
+            least = float(jnp.finfo(dtype.removeprefix("torch.")).eps)
+            return {"eps": (least, group["eps"][1])}
+    if kind == "ASGD" and "lr" not in instead:
+        rule = {k: _plain(group[k]) for k in ("lr", "lambd", "alpha")}
+        for slots in own:
+            step = _plain(slots.get("step", 0))
+            next_rate = (
+                rule["lr"] / (1 + rule["lambd"] * rule["lr"] * step) ** rule["alpha"]
+            )
+            eta = _plain(slots.get("eta", next_rate))
+            if not math.isclose(eta, next_rate, rel_tol=1e-5):
+                raise Refusal(
+                    ValueError,
+                    f"cannot go on with `eta` = {eta:g}, found a step ahead, where the "
+                    f"group means {next_rate:g}: its `lr` was changed in between. Save "
+                    "before that, or after another step.",
+                )
+    return {}
+
+
+def _axes(places: list[Place]) -> str:
+    """Which axis of a weight is that of its inputs, by how it is turned on its way."""
+    turns = [
+        None if place is None or isinstance(place, str) else place[1] for place in places
+    ]
+    kinds = {turn if turn is None or callable(turn) else tuple(turn) for turn in turns}
+    known = {None: "oi", (0, 1): "oi", (1, 0): "io", (-1, -2): "io"}
+    axes = {known.get(kind, "") for kind in kinds}
+    if len(axes) != 1 or "" in axes:
+        raise Refusal(
+            ValueError,
+            "has to know for Muon which axis is that of the inputs, but `places` turns "
+            "some weights and others not, or by a function: make it by "
+            "`orthogonalize(axes=...)` and `scale_by_matrix_shape(axes=...)`.",
+        )
+    return axes.pop()
 
 
 def _of_group(
@@ -748,7 +809,9 @@ def _of_group(
 
 
 def _plain(x: Any) -> Any:
-    """A hyperparameter without its tensor."""
+    """A hyperparameter without its tensor, or those of a tuple."""
+    if isinstance(x, tuple | list):
+        return type(x)(map(_plain, x))
     return _as_numpy(x).item() if hasattr(x, "detach") else x
 
 
@@ -886,6 +949,20 @@ def _assigned(nodes: list[_Node], theirs: list[_Foreign]) -> dict[int, _Foreign]
     return found
 
 
+def _fixed(state: Any) -> dict[str, Any]:
+    """The hyperparameters in a state of Optax that no schedule writes over."""
+    scheduled = getattr(state, "hyperparams_states", {})
+    found = getattr(state, "hyperparams", {})
+    return {name: x for name, x in found.items() if name not in scheduled}
+
+
+def _injections(nodes: list[_Node], theirs: list[_Foreign]) -> dict[int, Any]:
+    """For each `inject_hyperparams` of ours, by its id, that of theirs: in their order."""
+    ours = [n for n in nodes if isinstance(n.state, InjectHyperparamsState)]
+    others = [other.state for other in theirs if hasattr(other.state, "hyperparams")]
+    return {id(n.state): other for n, other in zip(ours, others, strict=False)}
+
+
 class _Optax(_Theirs):
     kinds = tuple(_OPTAX)
 
@@ -893,6 +970,7 @@ class _Optax(_Theirs):
         self.theirs, self.step = theirs, step
         self.assigned = _assigned(nodes, theirs)
         self.used: set[tuple[int, str]] = set()
+        self.injected = _injections(nodes, theirs)
 
     def count(self, node: _Node) -> Any:
         own = self.assigned.get(id(node.state))
@@ -910,6 +988,8 @@ class _Optax(_Theirs):
     def value(self, node: _Node, field: str, path: Path, like: Any) -> Any:
         classes = _OPTAX.get(type(node.state), {})
         other = self.assigned.get(id(node.state))
+        if isinstance(node.state, InjectHyperparamsState) and field == "hyperparams":
+            return self._injected(node, str(path[-1]))
         if other is None:
             names = " or ".join(classes)
             return _Missing(f"no {names} is left" if names else "it is not known in Optax")
@@ -931,6 +1011,14 @@ class _Optax(_Theirs):
             _fitting(part, old.shape, f"{theirs} of {other.name}", path)
         return new
 
+    def _injected(self, node: _Node, name: str) -> Any:
+        """A hyperparameter that is in their state, but for those of schedules."""
+        theirs = self.injected.get(id(node.state))
+        if theirs is None or name in node.state.scheduled or name not in _fixed(theirs):
+            return _Missing("it is not in theirs")
+        self.used.add((id(theirs), name))
+        return np.asarray(theirs.hyperparams[name])
+
     def _leaf(self, other: _Foreign, field: str, path: Path) -> np.ndarray:
         self.used.add((id(other.state), field))
         return np.asarray(by_path(getattr(other.state, field))[path])
@@ -944,6 +1032,13 @@ class _Optax(_Theirs):
             if f"{other.name}.{field}" not in let_go
             and (id(other.state), field) not in self.used
             and not (other.name == "FactoredState" and field != "v")
+        ]
+        left += [
+            f"{other.name}.{name}"
+            for other in self.theirs
+            for name in _fixed(other.state)
+            if not {f"{other.name}.{name}", f"{other.name}.hyperparams"} & set(let_go)
+            and (id(other.state), name) not in self.used
         ]
         if left:
             raise Refusal(
@@ -1095,6 +1190,23 @@ def to_optax(
                 ValueError, f"has no place in that of Optax for {_several(lost)}."
             )
         whose = {id(other.state): other for other in others}
+        injections = _injections(nodes, others)
+        injected = {id(theirs): now[ours] for ours, theirs in injections.items()}
+        unsaid = [
+            f"{node.name}.{name}"
+            for node in nodes
+            if isinstance(node.state, InjectHyperparamsState)
+            for name, x in now[id(node.state)].hyperparams.items()
+            if name not in _fixed(injections.get(id(node.state)))
+            and name not in node.state.scheduled
+            and not np.array_equal(x, node.state.hyperparams[name])
+        ]
+        if unsaid:
+            raise Refusal(
+                ValueError,
+                f"has no place in that of Optax for {_several(unsaid)}, which were set "
+                "by hand: make `optax_tx` by `optax.inject_hyperparams`, or anew.",
+            )
 
         def visit(x: Any) -> Any:
             if id(x) not in whose:
@@ -1106,6 +1218,14 @@ def to_optax(
                 else jax.tree.map(visit, value, is_leaf=lambda y: id(y) in whose)
                 for name, value in x._asdict().items()
             }
+            if id(x) in injected:
+                mine_now = injected[id(x)].hyperparams
+                fields["hyperparams"] = {
+                    name: _like(jnp.asarray(value), mine_now[name])
+                    if name in mine_now and name in _fixed(x)
+                    else value
+                    for name, value in x.hyperparams.items()
+                }
             counted = mine or [n for n in nodes if _sees(other, n)]
             for name in ("count", "gradient_step"):
                 if name in fields and not callable(fields[name]):

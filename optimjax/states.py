@@ -296,7 +296,8 @@ def _as_stored(x: Any, want: Any) -> Any:
         return x
     array = np.asarray(x)
     bits = array.dtype.kind == "V" and array.dtype.itemsize == want.dtype.itemsize
-    return array.view(want.dtype) if bits else array
+    # Only where it would have been written so: else the bits are of something else.
+    return array.view(want.dtype) if bits and np.dtype(want.dtype).kind == "V" else array
 
 
 def _put(x: Any, want: Any) -> jax.Array:

@@ -144,3 +144,12 @@ def test_the_table_of_the_readme_is_what_is_printed():
         "b": jax.ShapeDtypeStruct((8192,), jnp.bfloat16),
     }
     assert f"{eval(call, {'ox': ox, 'shapes': shapes})}\n" == printed
+
+
+def test_what_keeps_nothing_may_stand_in_two_places():
+    half = ox.scale(0.5)
+    in_a_row = ox.describe(ox.chain(half, half), SHAPES)
+    assert [stage.name for stage in in_a_row.stages] == ["chain", "scale", "scale"]
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    parts = ox.describe(ox.partition({"a": half, "**": half}), params)
+    assert str(parts).count("1 of 2: ") == 2

@@ -529,3 +529,102 @@ def test_what_optax_has_and_ours_has_not_is_refused_and_the_other_way_round():
     refuses("`accumulate.mini_step`", to, ox.accumulate(adam, 2), theirs)
     state = ox.sgd(0.1).init(PARAMS)
     refuses("not of `tx`", porting.to_optax, adam, PARAMS, state, theirs)
+
+
+# What is in no slot, and has to come along all the same.
+
+
+def test_hyperparameters_that_were_set_by_hand_come_along_both_ways():
+    optax = pytest.importorskip("optax")
+    params = {"w": jnp.ones(2)}
+    theirs = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=0.9)
+    ours = ox.inject_hyperparams(ox.sgd)(0.1, 0.9)
+    _, saved_state = theirs.update(params, theirs.init(params), params)
+    saved_state.hyperparams["learning_rate"] = jnp.float32(0.001)
+    state = porting.from_optax(ours, params, saved_state)
+    step, _ = ours.update(params, state, params)
+    np.testing.assert_allclose(
+        step["w"], theirs.update(params, saved_state, params)[0]["w"]
+    )
+    np.testing.assert_allclose(step["w"], -0.0019, rtol=1e-6)
+
+    state = ox.set_hyperparams(state, learning_rate=0.01)
+    back = porting.to_optax(ours, params, state, theirs)
+    np.testing.assert_allclose(
+        theirs.update(params, back, params)[0]["w"], -0.019, rtol=1e-6
+    )
+
+    plain = ox.sgd(0.1, 0.9)
+    with pytest.raises(ValueError, match=r"HyperparamsState\.learning_rate`.*dropped"):
+        porting.from_optax(plain, params, saved_state)
+    name = f"{type(saved_state).__name__}.hyperparams"
+    porting.from_optax(plain, params, saved_state, dropped=[name])
+    with pytest.raises(ValueError, match=r"`sgd\.learning_rate`, which were set by hand"):
+        porting.to_optax(ours, params, state, optax.sgd(0.1, 0.9))
+
+
+def test_a_rate_of_a_schedule_is_not_taken_for_one_set_by_hand():
+    optax = pytest.importorskip("optax")
+    params, rate = {"w": jnp.ones(2)}, ox.polynomial_schedule(0.1, 0.0, 1, 10)
+    with jax.numpy_dtype_promotion("standard"):  # Optax counts on it here.
+        theirs = optax.inject_hyperparams(optax.adam)(learning_rate=rate)
+        ours = ox.inject_hyperparams(ox.adam)(rate)
+        state = theirs.init(params)
+        for _ in range(3):
+            _, state = theirs.update(params, state, params)
+        mine = porting.from_optax(ours, params, state)
+        for _ in range(3):
+            want, state = theirs.update(params, state, params)
+            got, mine = ours.update(params, mine, params)
+            np.testing.assert_allclose(got["w"], want["w"], rtol=1e-5)
+
+
+def test_weights_of_muon_may_be_turned_on_their_way():
+    group = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.9, "nesterov": True}
+    group |= {"ns_coefficients": (3.4445, -4.775, 2.0315), "eps": 1e-7, "ns_steps": 5}
+    group |= {"adjust_lr_fn": None, "params": [0]}
+    rng = np.random.default_rng(0)
+    buffer, weight, grad = (np.float32(rng.normal(size=(8, 2))) for _ in range(3))
+    state_dict = {"state": {0: {"momentum_buffer": buffer}}, "param_groups": [group]}
+
+    def step(places, turned):
+        params, grads = ({"w": jnp.asarray(x.T if turned else x)} for x in (weight, grad))
+        tx = porting.like_torch("Muon", state_dict, ["w"], places)
+        state = porting.from_torch(tx, params, state_dict, ["w"], places, step=1)
+        return np.asarray(tx.update(grads, state, params)[0]["w"])
+
+    plain = step(None, False)
+    np.testing.assert_allclose(step({"w": ("w", (1, 0))}, True).T, plain, rtol=0.02)
+    with pytest.raises(ValueError, match=r"Muon which axis is that of the inputs"):
+        porting.like_torch("Muon", state_dict, ["w"], {"w": ("w", np.transpose)})
+
+
+def test_the_epsilon_of_adafactor_is_that_of_the_dtype():
+    group = {"lr": 0.1, "beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0}
+    group |= {"weight_decay": 0.0, "maximize": False, "params": [0, 1]}
+
+    class Tensor:
+        def __init__(self, dtype):
+            self.dtype = dtype
+
+    def told(*dtypes):
+        slots = {i: {"variance": Tensor(f"torch.{d}")} for i, d in enumerate(dtypes)}
+        return porting.like_torch("Adafactor", {"state": slots, "param_groups": [group]})
+
+    assert "0.0078125" in repr(told("bfloat16", "bfloat16"))
+    assert "1.1920928955078125e-07" in repr(told("float32", "float32"))
+    with pytest.raises(ValueError, match=r"float16.*float32.*an `eps` of None"):
+        told("float16", "float32")
+
+
+def test_a_rate_of_asgd_that_was_changed_since_is_refused():
+    group = {"lr": 0.1, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0.0}
+    group |= {"maximize": False, "params": [0]}
+    slots = {"step": 3.0, "eta": 0.1 / (1 + 1e-4 * 0.1 * 3) ** 0.75, "mu": 1.0}
+    slots["ax"] = np.zeros(2, np.float32)
+    state_dict = {"state": {0: slots}, "param_groups": [group]}
+    porting.like_torch("ASGD", state_dict)
+    group["lr"] = 1.0
+    with pytest.raises(ValueError, match=r"`eta` = 0\.09.*means 0\.99.*`lr` was changed"):
+        porting.like_torch("ASGD", state_dict)
+    porting.like_torch("ASGD", state_dict, lr=0.1)

@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
 import optimjax as ox
 from optimjax import selection, states
@@ -43,3 +45,15 @@ def test_names_are_as_short_as_they_may_be():
     assert states.shortest_names(inner) == {"a/t/rate": 1, "b/t/rate": 2, "rate": 3}
     values = {("a", "rate"): 1, ("b", "rate"): 2, ("b", "decay"): 3}
     assert states.shortest_names(values) == {"a/rate": 1, "b/rate": 2, "decay": 3}
+
+
+def test_bits_of_bfloat16_are_taken_for_nothing_else(tmp_path):
+    params = {"w": jnp.ones(2)}
+    saved, other = (ox.adam(0.1, mu_dtype=d) for d in (jnp.bfloat16, jnp.float16))
+    _, state = saved.update({"w": jnp.float32([15, -30])}, saved.init(params), params)
+    np.savez(tmp_path / "state.npz", **ox.state_to_dict(state))
+    with np.load(tmp_path / "state.npz") as stored:
+        same = ox.state_from_dict(stored, saved.init(params))
+        np.testing.assert_array_equal(same["scale_by_momentum"].momentum["w"], [1.5, -3])
+        with pytest.raises(ValueError, match=r"momentum/w is \|V2\[2\] where float16"):
+            ox.state_from_dict(stored, other.init(params))
