@@ -246,6 +246,9 @@ def transformation(
 
     - An argument annotated with a range (`Decay`, `NonNegative`, ... in
       `optimjax.typing`) is refused outside of it, by name, NaN included.
+    - What may be a schedule is annotated so (`NonNegativeOrSchedule`), and read in `update`
+      by `optimjax.numerics.at_step(argument, state.count)`: the number itself, or what the
+      schedule gives there, with its errors told.
     - `params` without a default in `update` are required, and so is every keyword-only
       argument without one; what is missing is named. `**extra` takes all the rest.
     - A keyword-only argument `gradient` is given the gradient that `updates` came from,

@@ -9,6 +9,7 @@ them, which is their `repr`.
 """
 
 import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,7 @@ def _schedule(factory: Callable[P, Schedule]) -> Callable[P, Schedule]:
         function = factory(*call.args, **call.kwargs)
         return _Schedule(function, factory.__name__, call.expression)
 
+    setattr(make, "__signature__", _checks.legible(inspect.signature(factory)))  # noqa: B010
     return make
 
 

@@ -63,6 +63,7 @@ def check_transformation(
         name = getattr(tx, "__name__", None)
         hint = f" Did you mean `{name}(...)`?" if name else ""
         raise TypeError(f"`check_transformation` takes a transformation, not {tx!r}.{hint}")
+    laws = [laws] if isinstance(laws, str) else laws
     unknown = set(laws or ()) - set(LAWS)
     if unknown:
         raise ValueError(f"There is no law {sorted(unknown)}; there are {list(LAWS)}.")

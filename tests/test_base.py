@@ -661,6 +661,8 @@ def test_help_shows_a_legible_signature():
         "(learning_rate, b1=0.9, b2=0.999, eps=1e-08, eps_root=0.0, mu_dtype=None, *, "
         "nesterov=False) -> GradientTransformation"
     )
+    text = str(inspect.signature(ox.exponential_decay))
+    assert text.startswith("(init_value, transition_steps, decay_rate, ")
 
 
 def test_options_on_an_alias_are_refused():

@@ -107,17 +107,16 @@ def test_the_combinators_of_the_readme_run():
 
 def test_the_matrices_of_the_readme_run(capsys):
     readme = (ROOT / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(axes = .*?)```", readme, re.DOTALL)
-    layers = [{"qkv": jnp.ones((4, 12)), "out": jnp.eye(4), "bias": jnp.ones(4)}]
-    params = {"embed": jnp.ones((9, 4)), "layers": layers}
-    names = {"ox": ox, "params": params}
+    (block,) = re.findall(r"```python\n(params = .*?)```", readme, re.DOTALL)
+    names = {"ox": ox, "jnp": jnp}
     exec(block, names)
-    assert re.search(r"qkv +\(4, 12\) +i\(3o\) +3 of 4 x 4", capsys.readouterr().out)
+    assert re.search(r"qkv +\(8, 24\) +i\(3o\) +3 of 8 x 8", capsys.readouterr().out)
+    params = {**names["params"], "block": {"qkv": jnp.ones((8, 24)), "out": jnp.eye(8)}}
     for name in ("muon", "lion_in_those_axes"):
         state = names[name].init(params)
         _, state = names[name].update(params, state, params)  # It finds the axes.
         updates, _ = names[name].update(params, state, params)
-        assert float(updates["layers"][0]["out"][0, 0]) < 0, name
+        assert float(updates["block"]["out"][0, 0]) < 0, name
 
 
 def test_the_comparison_prints_its_table_and_draws_its_picture(tmp_path):

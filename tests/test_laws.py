@@ -310,3 +310,9 @@ def test_the_check_can_be_asked_for_single_laws():
         {"w": jnp.ones(3)},
         laws=["updates_keep_structure_shapes_and_dtypes"],
     )
+    with pytest.raises(AssertionError, match="breaks 1 law"):
+        check_transformation(
+            BROKEN["unknown_extras_are_ignored"],
+            {"w": jnp.ones(3)},
+            laws="unknown_extras_are_ignored",
+        )
