@@ -189,8 +189,7 @@ def _run(fun: Any, tx: Any, params: Params, args: Any, limits: Any) -> MinimizeR
     def value_fn(params: Params) -> jax.Array:
         value = fun(params, *args)
         _dtypes.check_real(value, "a value of `fun`")
-        value = _dtypes.wide(value) if isinstance(value, float) else value
-        return value
+        return _dtypes.wide(value) if isinstance(value, float) else value
 
     def evaluate(params: Params) -> tuple[jax.Array, Any]:
         value, grad = jax.value_and_grad(value_fn)(params)

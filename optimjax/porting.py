@@ -741,7 +741,7 @@ def _told(
     kind: str, group: Mapping[str, Any], own: list[Any], instead: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the slots of a group say of its rule, beside what the group says."""
-    if kind == "Adafactor" and group.get("eps", (None,))[0] is None:
+    if kind == "Adafactor" and "eps" not in instead and group["eps"][0] is None:
         slots = _PYTORCH[ScaleByFactoredRmsState]["nu"]
         dtypes = {str(s[x].dtype) for s in own for x in slots if x in s}
         if len(dtypes) > 1:
@@ -750,8 +750,8 @@ def _told(
                 f"got parameters of {sorted(dtypes)}, and an `eps` of None, which is "
                 "another one for each. Say it: `eps=(1e-7, 1e-3)`.",
             )
-        for dtype in dtypes:
-            least = float(jnp.finfo(dtype.removeprefix("torch.")).eps)
+        if dtypes:
+            least = float(jnp.finfo(dtypes.pop().removeprefix("torch.")).eps)
             return {"eps": (least, group["eps"][1])}
     if kind == "ASGD" and "lr" not in instead:
         rule = {k: _plain(group[k]) for k in ("lr", "lambd", "alpha")}

@@ -607,14 +607,16 @@ def test_the_epsilon_of_adafactor_is_that_of_the_dtype():
         def __init__(self, dtype):
             self.dtype = dtype
 
-    def told(*dtypes):
+    def told(*dtypes, **instead):
         slots = {i: {"variance": Tensor(f"torch.{d}")} for i, d in enumerate(dtypes)}
-        return porting.like_torch("Adafactor", {"state": slots, "param_groups": [group]})
+        state_dict = {"state": slots, "param_groups": [group]}
+        return porting.like_torch("Adafactor", state_dict, **instead)
 
     assert "0.0078125" in repr(told("bfloat16", "bfloat16"))
     assert "1.1920928955078125e-07" in repr(told("float32", "float32"))
     with pytest.raises(ValueError, match=r"float16.*float32.*an `eps` of None"):
         told("float16", "float32")
+    assert "0.015625" in repr(told("float16", "float32", eps=(0.015625, 1e-3)))
 
 
 def test_a_rate_of_asgd_that_was_changed_since_is_refused():
